@@ -1,0 +1,3 @@
+"""Symmetry and geometry."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Structure."""
+
+__all__: list[str] = []

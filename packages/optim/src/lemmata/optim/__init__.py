@@ -1,0 +1,3 @@
+"""How parameters move."""
+
+__all__: list[str] = []

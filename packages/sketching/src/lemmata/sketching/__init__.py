@@ -1,0 +1,3 @@
+"""Randomness as an algorithm."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""A state and its evolution."""
+
+__all__: list[str] = []
