@@ -82,7 +82,7 @@ def lint(session: nox.Session) -> None:
 
 def audit(session: nox.Session) -> None:
     """Ask the vulnerability service about every locked dependency; warn where it cannot be reached."""
-    command = ["uv", "audit", "--locked", "--preview-features", "audit-command"]
+    command = [os.environ.get("UV", "uv"), "audit", "--locked", "--preview-features", "audit-command"]
     result = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "UV_HTTP_RETRIES": "0"}
     )
@@ -172,24 +172,9 @@ def build(session: nox.Session, member: str) -> None:
     """Build one member's wheel and sdist, install the wheel into an empty environment and import it."""
     folder = "packages" if member in PACKAGES else "apps"
     out = Path(session.create_tmp())
-    session.run(
-        "uv", "build", "--package", f"lemmata-{member}", "--out-dir", str(out), "--clear", external=True
-    )
-    session.run(
-        "uv", "build", "--package", "lemmata-kit", "--wheel", "--out-dir", str(out / "needs"), external=True
-    )
-    session.run(
-        "uv",
-        "build",
-        "--package",
-        "lemmata-operators",
-        "--wheel",
-        "--out-dir",
-        str(out / "needs"),
-        external=True,
-    )
-    wheel = next(out.glob("*.whl"))
-    session.install(f"--find-links={out / 'needs'}", str(wheel))
+    session.run("uv", "build", "--package", f"lemmata-{member}", f"--out-dir={out / member}", "--clear", external=True)
+    session.run("uv", "build", "--all-packages", "--wheel", f"--out-dir={out / 'needs'}", silent=True, external=True)
+    session.install(f"--find-links={out / 'needs'}", str(next((out / member).glob("*.whl"))))
     name = f"lemmata.{member}" if folder == "packages" else f"lemmata.apps.{member.replace('-', '_')}"
     session.run("python", "-c", f"import {name}; print({name}.__name__, 'imports')")
 

@@ -1,0 +1,36 @@
+"""The README's commands do what it says."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TEST_COMMAND = "uv run nox"
+SMALLER = {"uv run pde-surrogate demo": "uv run pde-surrogate demo --preset small"}
+
+
+def commands() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return [
+        line
+        for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+        if line and line != TEST_COMMAND
+    ]
+
+
+def test_the_readme_has_both_commands() -> None:
+    assert "uv run pde-surrogate demo" in commands()
+    assert f"\n{TEST_COMMAND}\n" in (ROOT / "README.md").read_text()
+
+
+def test_every_command_runs(tmp_path: Path) -> None:
+    for command in commands():
+        tool, run, *arguments = shlex.split(SMALLER.get(command, command))
+        assert (tool, run) == ("uv", "run")
+        result = subprocess.run(
+            arguments, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ
+        )
+        assert result.returncode == 0, f"{command}:\n{result.stdout}\n{result.stderr}"
