@@ -29,6 +29,8 @@ from lemmata.operators.grids import Grid, Layout
 
 __all__ = ["Stencil", "System", "checked_coefficient", "darcy", "darcy_stencil", "helmholtz", "poisson"]
 
+Forcing = float | complex | NDArray[Any] | Tensor
+
 
 @dataclass(frozen=True)
 class System:
@@ -87,7 +89,7 @@ def poisson(
     shape: int | Sequence[int],
     length: float | Sequence[float] = 1.0,
     *,
-    forcing: float | NDArray[Any] | Tensor = 1.0,
+    forcing: Forcing = 1.0,
 ) -> System:
     """Assemble ``-Lap u = f`` with ``u = 0`` on the boundary, by central differences on interior points.
 
@@ -121,7 +123,7 @@ def darcy(
     a: NDArray[Any] | Tensor,
     length: float | Sequence[float] = 1.0,
     *,
-    forcing: float | NDArray[Any] | Tensor = 1.0,
+    forcing: Forcing = 1.0,
 ) -> System:
     """Assemble ``-div(a grad u) = f`` with ``u = 0`` on the boundary, by cell-centred finite volumes.
 
@@ -182,7 +184,7 @@ def helmholtz(
     shape: int | Sequence[int] | None = None,
     length: float | Sequence[float] = 1.0,
     *,
-    forcing: complex | NDArray[Any] | Tensor = 1.0,
+    forcing: Forcing = 1.0,
     boundary: Literal["dirichlet", "absorbing"] = "dirichlet",
 ) -> System:
     """Assemble ``-Lap u - k^2 u = f`` by central differences.
@@ -253,7 +255,7 @@ def node_weights(shape: Sequence[int]) -> NDArray[np.float64]:
 
 
 def checked_coefficient(a: NDArray[Any] | np.floating[Any] | Tensor, name: str) -> NDArray[np.float64]:
-    """Return a coefficient in float64, or raise `ValueError` with the count of entries that are not positive."""
+    """Return a coefficient in float64; raise `ValueError` with the count of entries not positive."""
     if isinstance(a, Tensor):
         a = a.detach().cpu().numpy()
     coefficient = np.asarray(a, dtype=np.float64)
@@ -274,7 +276,7 @@ Index = tuple[Any, ...]
 
 
 def _absorbing_stencil(k: NDArray[np.float64], spacing: Sequence[float]) -> Stencil:
-    """Balance ``-Lap u - k^2 u`` over whole, half and quarter cells, with flux ``i k u`` through the boundary."""
+    """Balance ``-Lap u - k^2 u`` over whole, half and quarter cells, with flux ``i k u`` outwards."""
     weights = node_weights(k.shape)
     diagonal = (-(k**2) * weights).astype(np.complex128)
     couplings = []
@@ -303,7 +305,7 @@ def _grid(shape: Sequence[int], length: float | Sequence[float], layout: Layout)
     return Grid(shape, lengths, layout)
 
 
-def _source(forcing: complex | NDArray[Any] | Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
+def _source(forcing: Forcing, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return the forcing as a field of a given shape in float64 or complex128."""
     if isinstance(forcing, Tensor):
         forcing = forcing.detach().cpu().numpy()
