@@ -19,7 +19,16 @@ from jaxtyping import Float, Shaped
 from scipy.spatial import ConvexHull, Voronoi
 from torch import Tensor, nn
 
-__all__ = ["FourierFeatures", "Grid", "Layout", "Rule", "gauss_points", "grid", "quadrature_weights"]
+__all__ = [
+    "FourierFeatures",
+    "Grid",
+    "Layout",
+    "Rule",
+    "box_lengths",
+    "gauss_points",
+    "grid",
+    "quadrature_weights",
+]
 
 Layout = Literal["periodic", "nodes", "interior", "cells"]
 Rule = Literal["uniform", "trapezoid", "simpson", "gauss", "voronoi"]
@@ -58,7 +67,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         shape = _positive_integers(self.shape, "shape")
-        length = _positive_lengths(self.length, len(shape))
+        length = box_lengths(self.length, len(shape))
         if self.layout not in get_args(Layout):
             raise ValueError(f"`layout` (={self.layout!r}) must be one of {', '.join(get_args(Layout))}")
         if self.layout == "nodes" and min(shape) < 2:
@@ -191,7 +200,32 @@ def grid(shape: int | Sequence[int], length: float | Sequence[float] = 1.0, endp
         (0.5, 0.5)
     """
     shape = _positive_integers(shape, "shape")
-    return Grid(shape, _positive_lengths(length, len(shape)), "nodes" if endpoint else "periodic")
+    return Grid(shape, box_lengths(length, len(shape)), "nodes" if endpoint else "periodic")
+
+
+def box_lengths(length: float | Sequence[float], dim: int) -> tuple[float, ...]:
+    """Return the length of a box along each axis.
+
+    Args:
+        length: One number for all axes, or one for each.
+        dim: Number of axes.
+
+    Returns:
+        A tuple of ``dim`` floats.
+
+    Raises:
+        ValueError: Where there is not one length for each axis, or one is not positive and finite.
+
+    Example:
+        >>> box_lengths(2, 3)
+        (2.0, 2.0, 2.0)
+    """
+    lengths = tuple(map(float, length)) if isinstance(length, Sequence) else (float(length),) * dim
+    if len(lengths) != dim:
+        raise ValueError(f"`length` (={length}) must have one entry for each of {dim} axes")
+    if not all(math.isfinite(size) and size > 0 for size in lengths):
+        raise ValueError(f"`length` (={length}) must be positive and finite")
+    return lengths
 
 
 def quadrature_weights(
@@ -243,7 +277,7 @@ def quadrature_weights(
         weights = _point_weights(points, length, rule)
         return weights.to(device=device or points.device, dtype=dtype or points.dtype)
     shape = _positive_integers(points, "points")
-    lengths = _positive_lengths(length, len(shape))
+    lengths = box_lengths(length, len(shape))
     if rule == "voronoi":
         raise ValueError("rule 'voronoi' is for points (n, dim), not for a grid's shape")
     vectors = [
@@ -277,7 +311,7 @@ def gauss_points(
         10.666666666667
     """
     shape = _positive_integers(shape, "shape")
-    lengths = _positive_lengths(length, len(shape))
+    lengths = box_lengths(length, len(shape))
     axes = [
         torch.from_numpy(0.5 * size * (np.polynomial.legendre.leggauss(n)[0] + 1.0))
         for n, size in zip(shape, lengths, strict=True)
@@ -340,7 +374,7 @@ class FourierFeatures(nn.Module):
         cycles_MD = scale * torch.randn(count, dim, dtype=torch.float64, generator=generator, device=device)
         if periodic:
             cycles_MD = cycles_MD.round()
-        lengths = torch.tensor(_positive_lengths(length, dim), dtype=torch.float64, device=device)
+        lengths = torch.tensor(box_lengths(length, dim), dtype=torch.float64, device=device)
         angular_MD = 2.0 * math.pi * cycles_MD / lengths
         self.register_buffer("frequencies", angular_MD.to(torch.get_default_dtype()))
 
@@ -380,16 +414,6 @@ def _positive_integers(value: Any, name: str) -> tuple[int, ...]:
     if not values or not whole or min(values) < 1:
         raise ValueError(f"`{name}` (={value}) must be a positive integer or a non-empty sequence of them")
     return tuple(int(n) for n in values)
-
-
-def _positive_lengths(value: Any, dim: int) -> tuple[float, ...]:
-    """Return a length, or one for each axis, as a tuple of ``dim`` floats, or raise ``ValueError``."""
-    lengths = tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),) * dim
-    if len(lengths) != dim:
-        raise ValueError(f"`length` (={value}) must have one entry for each of {dim} axes")
-    if not all(math.isfinite(size) and size > 0 for size in lengths):
-        raise ValueError(f"`length` (={value}) must be positive and finite")
-    return lengths
 
 
 def _uniform(n: int) -> Float[Tensor, " n"]:
@@ -448,7 +472,7 @@ def _point_weights(points: Tensor, length: float | Sequence[float], rule: Rule) 
     x_ND = x_ND.unsqueeze(-1) if x_ND.ndim == 1 else x_ND
     if x_ND.ndim != 2 or x_ND.numel() == 0:
         raise ValueError(f"`points` must be (n,) or (n, dim) with n > 0, got shape {tuple(points.shape)}")
-    lengths = _positive_lengths(length, x_ND.shape[1])
+    lengths = box_lengths(length, x_ND.shape[1])
     box = torch.tensor(lengths, dtype=torch.float64)
     outside = int(((x_ND < 0) | (x_ND > box) | ~x_ND.isfinite()).any(dim=1).sum())
     if outside:

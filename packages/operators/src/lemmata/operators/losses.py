@@ -1,0 +1,767 @@
+r"""Norms of functions and relative errors in them: Lebesgue, Sobolev of any real order, and Bochner norms.
+
+A loss on point values depends on the grid; a norm of the function does not. Relative errors are taken sample
+by sample and then averaged, so that small and large fields count the same. ``H^1`` asks for gradients to be
+right, ``H^-1`` is the norm in which the residual of a second-order equation measures its error.
+
+The norm of a periodic field in the homogeneous Sobolev space of order ``s``, and the inhomogeneous one with
+``shift > 0``, are
+
+    |u|_s^2 = V sum_{k != 0} |2 pi k / L|^{2 s} |u_k|^2,    ||u||_s^2 = V sum_k (shift + |2 pi k / L|^2)^s
+    |u_k|^2,
+
+with the volume ``V`` and the Fourier coefficients ``u_k``, so that ``s = 0`` is the ``L^2`` norm (of the
+mean-free part, where the shift is zero). The amplitude of a coefficient is thus multiplied by the power ``s /
+2``.
+
+At equal fields, where a norm has no derivative, its gradient here is zero, and never NaN.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from lemmata.operators.grids import box_lengths
+
+__all__ = [
+    "BochnerNorm",
+    "RelativeH1",
+    "RelativeLp",
+    "RelativeSobolev",
+    "SobolevNorm",
+    "bochner_norm",
+    "lp_norm",
+    "relative_h1",
+    "relative_lp",
+    "relative_sobolev",
+    "sobolev_norm",
+]
+
+Reduction = Literal["mean", "sum", "none"]
+BoundedLayout = Literal["nodes", "cells", "interior"]
+
+
+def lp_norm(
+    u: Shaped[Tensor, "..."], p: float = 2.0, *, weights: Shaped[Tensor, "..."] | None = None
+) -> Float[Tensor, " batch"]:
+    """Return each sample's norm ``(sum_j w_j |u_j|^p)^(1/p)`` over channels and points.
+
+    Args:
+        u: Fields ``(batch, channels, *grid)``. Half precision is summed in float32.
+        p: Exponent, at least 1; ``math.inf`` is the largest magnitude, which weights do not change.
+        weights: Quadrature weights ``(*grid)``, or ``(batch, *grid)`` for points of each sample's own; ones
+            where ``None``.
+
+    Returns:
+        One norm a sample.
+
+    Raises:
+        ValueError: Where ``p < 1`` or shapes do not fit.
+        TypeError: Where fields are not real.
+
+    Example:
+        >>> lp_norm(torch.tensor([[[3.0, 4.0]]]), weights=torch.tensor([1.0, 0.5]))
+        tensor([4.1231])
+    """
+    _check_exponent(p)
+    u = _real(u, "u", least=2)
+    magnitude = u.abs()
+    if math.isinf(p):
+        return magnitude.flatten(1).amax(1) if magnitude[0:1].numel() else magnitude.new_zeros(len(u))
+    power = u.square() if p == 2 else magnitude if p == 1 else magnitude.pow(p)
+    if weights is not None:
+        power = power * _fitted(weights, u)
+    return _root(power.flatten(1).sum(1), p)
+
+
+def relative_lp(
+    prediction: Shaped[Tensor, "..."],
+    target: Shaped[Tensor, "..."],
+    p: float = 2.0,
+    *,
+    weights: Shaped[Tensor, "..."] | None = None,
+    eps: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """Return the error's ``L^p`` norm over the target's, sample by sample, then reduced over the batch.
+
+    Args:
+        prediction: Fields ``(batch, channels, *grid)``.
+        target: Fields of the same shape.
+        p: Exponent, at least 1, or ``math.inf``.
+        weights: Quadrature weights ``(*grid)`` or ``(batch, *grid)``; equal ones where ``None``.
+        eps: Smallest norm to divide by. With 0 the target is checked, which waits for the device; compiled
+            code skips the check and returns ``inf`` or NaN for a zero target.
+        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"`` for one error a sample.
+
+    Returns:
+        A scalar, or one error a sample.
+
+    Raises:
+        ValueError: Where a target's norm is zero and ``eps`` is too, shapes differ, or the mean is over no
+            sample.
+        TypeError: Where fields are not real.
+
+    Example:
+        >>> relative_lp(torch.full((2, 1, 4), 1.1), torch.ones(2, 1, 4))
+        tensor(0.1000)
+    """
+    _check_relative(eps, reduction)
+    error = _difference(prediction, target)
+    return _relative(lp_norm(error, p, weights=weights), lp_norm(target, p, weights=weights), eps, reduction)
+
+
+def sobolev_norm(
+    u: Shaped[Tensor, "..."],
+    order: float,
+    length: float | Sequence[float],
+    *,
+    periodic: bool = True,
+    shift: float = 0.0,
+    layout: BoundedLayout = "nodes",
+    strict: bool = False,
+) -> Float[Tensor, " batch"]:
+    """Return each sample's Sobolev norm, channels summed in squares.
+
+    Periodic fields take any real order, by Fourier coefficients (the module's docstring has the formula).
+    Others take order 1, ``||u||^2 = shift int |u|^2 + int |grad u|^2``, by differences of neighbours inside
+    the box: nothing wraps around, and unlike central differences they see a sawtooth.
+
+    Args:
+        u: Fields ``(batch, channels, *grid)``. Half precision is computed in float32.
+        order: Order ``s``; any real number, negative too, for periodic fields.
+        length: Length of the box along each axis; one number stands for all axes.
+        periodic: Whether the field is periodic, on the grid of layout ``"periodic"``.
+        shift: Added to ``|2 pi k / L|^2``, in one over length squared; 0 is the homogeneous norm, blind to
+            the mean.
+        layout: Where the points of a field that is not periodic lie, as in
+            :class:`~lemmata.operators.grids.Grid`. ``"interior"`` takes the boundary values to be zero.
+        strict: Raise where order and shift leave the norm undefined: ``order < 0``, ``shift = 0`` and a mean
+            that is not zero to rounding. Waits for the device.
+
+    Returns:
+        One norm a sample.
+
+    Raises:
+        ValueError: Where the order, shift, lengths or the shape do not fit, or by ``strict``.
+        TypeError: Where fields are not real.
+
+    Example:
+        >>> x = torch.arange(16, dtype=torch.float64) / 16
+        >>> u = torch.sin(2 * torch.pi * x).reshape(1, 1, 16)
+        >>> 2 * sobolev_norm(u, -1, 1.0) ** 2 * (2 * torch.pi) ** 2
+        tensor([1.0000], dtype=torch.float64)
+    """
+    _check_sobolev(order, periodic, shift, layout)
+    u = _real(u, "u", least=3)
+    lengths = box_lengths(length, u.ndim - 2)
+    if not periodic:
+        return _root(_difference_square(u, lengths, shift, layout), 2.0)
+    if strict and order < 0 and shift == 0:
+        _check_mean_free(u)
+    return _root(_spectral_square(u, lengths, order, shift), 2.0)
+
+
+def relative_sobolev(
+    prediction: Shaped[Tensor, "..."],
+    target: Shaped[Tensor, "..."],
+    order: float,
+    length: float | Sequence[float],
+    *,
+    periodic: bool = True,
+    shift: float = 0.0,
+    layout: BoundedLayout = "nodes",
+    strict: bool = False,
+    eps: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """Return the error's Sobolev norm over the target's, sample by sample, then reduced over the batch.
+
+    Args:
+        prediction: Fields ``(batch, channels, *grid)``.
+        target: Fields of the same shape.
+        order: Order of the norm.
+        length: Length of the box along each axis; one number stands for all axes.
+        periodic: Whether fields are periodic; see :func:`sobolev_norm`.
+        shift: 0 for the homogeneous norm; see :func:`sobolev_norm`.
+        layout: Layout of fields that are not periodic.
+        strict: Raise on a mean that a homogeneous norm of negative order does not see.
+        eps: Smallest norm to divide by; see :func:`relative_lp`.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or one error a sample.
+
+    Raises:
+        ValueError: As :func:`relative_lp` and :func:`sobolev_norm`.
+        TypeError: Where fields are not real.
+
+    Example:
+        >>> u = torch.sin(torch.arange(8) * torch.pi / 4).reshape(1, 1, 8)
+        >>> relative_sobolev(1.5 * u, u, order=-1.5, length=1.0)
+        tensor(0.5000)
+    """
+    _check_relative(eps, reduction)
+    error = _difference(prediction, target)
+
+    def norm(u: Tensor) -> Tensor:
+        return sobolev_norm(u, order, length, periodic=periodic, shift=shift, layout=layout, strict=strict)
+
+    return _relative(norm(error), norm(target), eps, reduction)
+
+
+def relative_h1(
+    prediction: Shaped[Tensor, "..."],
+    target: Shaped[Tensor, "..."],
+    length: float | Sequence[float],
+    method: Literal["spectral", "fd"] = "spectral",
+    *,
+    shift: float = 1.0,
+    layout: BoundedLayout = "nodes",
+    eps: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """Return the relative error in ``||u||^2 = shift int |u|^2 + int |grad u|^2``.
+
+    Args:
+        prediction: Fields ``(batch, channels, *grid)``.
+        target: Fields of the same shape.
+        length: Length of the box along each axis; one number stands for all axes.
+        method: ``"spectral"`` for periodic fields, ``"fd"`` (finite differences) for others.
+        shift: Weight of the values beside the gradients, in one over length squared.
+        layout: Layout of the grid for ``"fd"``.
+        eps: Smallest norm to divide by; see :func:`relative_lp`.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or one error a sample.
+
+    Raises:
+        ValueError: Where the method is unknown, and as :func:`relative_sobolev`.
+        TypeError: Where fields are not real.
+
+    Example:
+        >>> u = torch.linspace(0, 1, 5).reshape(1, 1, 5)
+        >>> relative_h1(u + 0.5, u, 1.0, "fd", shift=0.0)  # the gradients agree
+        tensor(0.)
+    """
+    return relative_sobolev(
+        prediction,
+        target,
+        1.0,
+        length,
+        periodic=_is_spectral(method),
+        shift=shift,
+        layout=layout,
+        eps=eps,
+        reduction=reduction,
+    )
+
+
+def bochner_norm(
+    u: Shaped[Tensor, "..."],
+    space_norm: Callable[[Tensor], Tensor],
+    dt: float | Shaped[Tensor, "..."],
+    p: float = 2.0,
+    *,
+    time_axis: int = 2,
+) -> Float[Tensor, " batch"]:
+    """Return each trajectory's norm ``(int_0^T ||u(t)||^p dt)^(1/p)``, by the trapezoidal rule.
+
+    Args:
+        u: Trajectories ``(batch, channels, time, *grid)``, functions of time with values in a space ``X``.
+        space_norm: Norm of ``X``: fields ``(n, channels, *grid)`` to ``(n,)``, such as :class:`SobolevNorm`.
+        dt: Time between frames, or the ``time - 1`` times between them.
+        p: Exponent, at least 1; ``math.inf`` is the largest over the frames.
+        time_axis: Axis of time.
+
+    Returns:
+        One norm a trajectory.
+
+    Raises:
+        ValueError: Where ``p``, ``dt`` or the time axis do not fit, or there are fewer than two frames.
+        TypeError: Where trajectories are not real.
+
+    Example:
+        >>> u = torch.ones(1, 1, 5, 4)  # five frames of a constant of L^2 norm 2, over a time of 4 * 0.25
+        >>> bochner_norm(u, lp_norm, dt=0.25)
+        tensor([2.])
+    """
+    _check_exponent(p)
+    u = _real(u, "u", least=3)
+    if not -u.ndim <= time_axis < u.ndim or time_axis % u.ndim < 2:
+        raise ValueError(
+            f"`time_axis` (={time_axis}) must name an axis after batch and channels of {u.ndim} axes"
+        )
+    batch, frames = len(u), u.shape[time_axis]
+    weights = _time_weights(dt, frames).to(u)
+    stacked = u.movedim(time_axis, 1)
+    norms = space_norm(stacked.flatten(0, 1)).reshape(batch, frames)
+    if math.isinf(p):
+        return norms.amax(1)
+    return _root((norms.pow(p) * weights).sum(1), p)
+
+
+class RelativeLp(nn.Module):
+    """Relative ``L^p`` error of a batch: :func:`relative_lp` as a module.
+
+    Args:
+        p: Exponent, at least 1, or ``math.inf``.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        weights: Quadrature weights ``(*grid)``, kept in a buffer that is moved but not saved.
+        eps: Smallest norm to divide by.
+
+    Raises:
+        ValueError: Where an argument does not fit, or weights are negative.
+
+    Example:
+        >>> RelativeLp()(torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8))
+        tensor(1.)
+    """
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        p: float = 2.0,
+        reduction: Reduction = "mean",
+        weights: Shaped[Tensor, "..."] | None = None,
+        eps: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_exponent(p)
+        _check_relative(eps, reduction)
+        if weights is not None and bool((weights < 0).any()):
+            raise ValueError("`weights` must not be negative")
+        self.p = p
+        self.reduction: Reduction = reduction
+        self.eps = eps
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(
+        self, prediction: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Return the relative error; see :func:`relative_lp`.
+
+        Args:
+            prediction: Fields ``(batch, channels, *grid)``.
+            target: Fields of the same shape.
+
+        Returns:
+            A scalar, or one error a sample.
+        """
+        return relative_lp(
+            prediction, target, self.p, weights=self.weights, eps=self.eps, reduction=self.reduction
+        )
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows between the brackets."""
+        return f"p={self.p:g}, reduction={self.reduction!r}, eps={self.eps:g}"
+
+
+class SobolevNorm(nn.Module):
+    """Sobolev norm of each sample: :func:`sobolev_norm` as a module.
+
+    Args:
+        order: Order of the norm.
+        length: Length of the box along each axis; one number stands for all axes.
+        periodic: Whether fields are periodic.
+        shift: 0 for the homogeneous norm.
+        layout: Layout of fields that are not periodic.
+        strict: Raise on a mean that a homogeneous norm of negative order does not see.
+
+    Raises:
+        ValueError: Where an argument does not fit.
+
+    Example:
+        >>> SobolevNorm(1, 1.0, shift=1.0)(torch.ones(2, 1, 8))  # a constant has no gradient
+        tensor([1., 1.])
+    """
+
+    def __init__(
+        self,
+        order: float,
+        length: float | Sequence[float],
+        periodic: bool = True,
+        shift: float = 0.0,
+        *,
+        layout: BoundedLayout = "nodes",
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_sobolev(order, periodic, shift, layout)
+        lengths = box_lengths(length, len(length) if isinstance(length, Sequence) else 1)
+        self.order = float(order)
+        self.length = lengths if isinstance(length, Sequence) else lengths[0]
+        self.periodic = periodic
+        self.shift = float(shift)
+        self.layout: BoundedLayout = layout
+        self.strict = strict
+
+    def forward(self, u: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
+        """Return one norm a sample; see :func:`sobolev_norm`.
+
+        Args:
+            u: Fields ``(batch, channels, *grid)``.
+
+        Returns:
+            Norms ``(batch,)``.
+        """
+        return sobolev_norm(
+            u,
+            self.order,
+            self.length,
+            periodic=self.periodic,
+            shift=self.shift,
+            layout=self.layout,
+            strict=self.strict,
+        )
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows between the brackets."""
+        kind = "periodic" if self.periodic else self.layout
+        return f"order={self.order:g}, length={self.length}, {kind}, shift={self.shift:g}"
+
+
+class RelativeSobolev(nn.Module):
+    """Relative Sobolev error of a batch: :func:`relative_sobolev` as a module.
+
+    Args:
+        order: Order of the norm.
+        length: Length of the box along each axis; one number stands for all axes.
+        periodic: Whether fields are periodic.
+        shift: 0 for the homogeneous norm.
+        layout: Layout of fields that are not periodic.
+        strict: Raise on a mean that a homogeneous norm of negative order does not see.
+        eps: Smallest norm to divide by.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Raises:
+        ValueError: Where an argument does not fit.
+
+    Example:
+        >>> u = torch.sin(torch.arange(8) * torch.pi / 4).reshape(1, 1, 8)
+        >>> RelativeSobolev(1, 1.0)(0.75 * u, u)
+        tensor(0.2500)
+    """
+
+    def __init__(
+        self,
+        order: float,
+        length: float | Sequence[float],
+        periodic: bool = True,
+        shift: float = 0.0,
+        *,
+        layout: BoundedLayout = "nodes",
+        strict: bool = False,
+        eps: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        _check_relative(eps, reduction)
+        self.norm = SobolevNorm(order, length, periodic, shift, layout=layout, strict=strict)
+        self.eps = eps
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self, prediction: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Return the relative error; see :func:`relative_sobolev`.
+
+        Args:
+            prediction: Fields ``(batch, channels, *grid)``.
+            target: Fields of the same shape.
+
+        Returns:
+            A scalar, or one error a sample.
+        """
+        error = _difference(prediction, target)
+        return _relative(self.norm(error), self.norm(target), self.eps, self.reduction)
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows between the brackets."""
+        return f"reduction={self.reduction!r}, eps={self.eps:g}"
+
+
+class RelativeH1(RelativeSobolev):
+    """Relative error in values and gradients together: :func:`relative_h1` as a module.
+
+    Args:
+        length: Length of the box along each axis; one number stands for all axes.
+        method: ``"spectral"`` for periodic fields, ``"fd"`` (finite differences) for others.
+        shift: Weight of the values beside the gradients, in one over length squared.
+        layout: Layout of the grid for ``"fd"``.
+        eps: Smallest norm to divide by.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Raises:
+        ValueError: Where an argument does not fit.
+
+    Example:
+        >>> u = torch.linspace(0, 1, 5).reshape(1, 1, 5)
+        >>> RelativeH1(1.0, "fd")(0.9 * u, u)
+        tensor(0.1000)
+    """
+
+    def __init__(
+        self,
+        length: float | Sequence[float],
+        method: Literal["spectral", "fd"] = "spectral",
+        *,
+        shift: float = 1.0,
+        layout: BoundedLayout = "nodes",
+        eps: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            1.0, length, _is_spectral(method), shift, layout=layout, eps=eps, reduction=reduction
+        )
+
+
+class BochnerNorm(nn.Module):
+    """Norm of each trajectory in space and time: :func:`bochner_norm` as a module.
+
+    Args:
+        space_norm: Norm of the fields: ``(n, channels, *grid)`` to ``(n,)``.
+        dt: Time between frames, or the ``time - 1`` times between them.
+        p: Exponent in time, at least 1, or ``math.inf``.
+        time_axis: Axis of time.
+
+    Raises:
+        ValueError: Where ``p`` or ``dt`` does not fit.
+
+    Example:
+        >>> norm = BochnerNorm(SobolevNorm(-1, (1.0, 1.0)), dt=0.1)
+        >>> norm(torch.randn(4, 1, 10, 16, 16)).shape
+        torch.Size([4])
+    """
+
+    dt: float | Tensor
+
+    def __init__(
+        self,
+        space_norm: Callable[[Tensor], Tensor],
+        dt: float | Shaped[Tensor, "..."],
+        p: float = 2.0,
+        *,
+        time_axis: int = 2,
+    ) -> None:
+        super().__init__()
+        _check_exponent(p)
+        _time_weights(dt, len(dt) + 1 if isinstance(dt, Tensor) and dt.ndim == 1 else 2)
+        self.space_norm = space_norm
+        self.p = p
+        self.time_axis = time_axis
+        if isinstance(dt, Tensor):
+            self.register_buffer("dt", dt, persistent=False)
+        else:
+            self.dt = float(dt)
+
+    def forward(self, u: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
+        """Return one norm a trajectory; see :func:`bochner_norm`.
+
+        Args:
+            u: Trajectories ``(batch, channels, time, *grid)``.
+
+        Returns:
+            Norms ``(batch,)``.
+        """
+        return bochner_norm(u, self.space_norm, self.dt, self.p, time_axis=self.time_axis)
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows between the brackets."""
+        return f"p={self.p:g}, time_axis={self.time_axis}"
+
+
+def _check_exponent(p: float) -> None:
+    """Raise ``ValueError`` unless ``p`` makes a norm."""
+    if not p >= 1:
+        raise ValueError(f"`p` (={p}) must be at least 1")
+
+
+def _check_relative(eps: float, reduction: str) -> None:
+    """Raise ``ValueError`` unless the arguments of a relative error fit."""
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"`eps` (={eps}) must be finite and not negative")
+    if reduction not in {"mean", "sum", "none"}:
+        raise ValueError(f"`reduction` (={reduction!r}) must be 'mean', 'sum' or 'none'")
+
+
+def _check_sobolev(order: float, periodic: bool, shift: float, layout: str) -> None:
+    """Raise ``ValueError`` unless the arguments of a Sobolev norm fit."""
+    if not math.isfinite(order):
+        raise ValueError(f"`order` (={order}) must be finite")
+    if not (math.isfinite(shift) and shift >= 0):
+        raise ValueError(f"`shift` (={shift}) must be finite and not negative")
+    if layout not in {"nodes", "cells", "interior"}:
+        raise ValueError(f"`layout` (={layout!r}) must be 'nodes', 'cells' or 'interior'")
+    if not periodic and order != 1:
+        raise ValueError(f"`order` (={order}) must be 1 for fields that are not periodic")
+
+
+def _is_spectral(method: str) -> bool:
+    """Return whether the method of an ``H^1`` norm is the periodic one."""
+    if method not in {"spectral", "fd"}:
+        raise ValueError(f"`method` (={method!r}) must be 'spectral' or 'fd'")
+    return method == "spectral"
+
+
+def _real(u: Tensor, name: str, least: int) -> Float[Tensor, "..."]:
+    """Return a real field in at least float32, or raise."""
+    if not u.is_floating_point():
+        raise TypeError(f"`{name}` must be of a real floating type, got {u.dtype}")
+    if u.ndim < least or 0 in u.shape[1:]:
+        expected = "(batch, channels, *grid)" if least > 2 else "(batch, channels, ...)"
+        got = f"got shape {tuple(u.shape)}"
+        raise ValueError(f"`{name}` must be {expected} with no axis empty but the batch, {got}")
+    return u if u.dtype.itemsize >= 4 else u.float()
+
+
+def _difference(prediction: Tensor, target: Tensor) -> Float[Tensor, "..."]:
+    """Return the error of a prediction; shapes must be equal, since broadcasting would hide a mistake."""
+    if prediction.shape != target.shape:
+        shapes = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"`prediction` and `target` must have one shape, got {shapes}")
+    return _real(prediction, "prediction", least=2) - _real(target, "target", least=2)
+
+
+def _fitted(weights: Tensor, u: Tensor) -> Float[Tensor, "..."]:
+    """Return weights that broadcast against fields."""
+    if weights.shape == u.shape[2:]:
+        return weights.to(u)
+    if weights.shape == (len(u), *u.shape[2:]):
+        return weights.unsqueeze(1).to(u)
+    raise ValueError(
+        f"`weights` has shape {tuple(weights.shape)}, expected {tuple(u.shape[2:])} or one such a sample"
+    )
+
+
+def _root(total: Float[Tensor, " batch"], p: float) -> Float[Tensor, " batch"]:
+    """Return ``total^(1/p)`` with a gradient of zero, not infinity, at zero."""
+    zero = total == 0
+    inside = torch.where(zero, 1.0, total)
+    return torch.where(zero, 0.0, inside.sqrt() if p == 2 else inside.pow(1.0 / p))
+
+
+def _relative(error: Tensor, size: Tensor, eps: float, reduction: Reduction) -> Float[Tensor, "..."]:
+    """Return errors over sizes, reduced over the batch."""
+    if eps > 0:
+        size = size.clamp_min(eps)
+    elif not torch.compiler.is_compiling():  # a compiled graph cannot branch on data
+        zero = (size == 0).nonzero().flatten().tolist()
+        if zero:
+            raise ValueError(
+                f"`target` has norm zero in samples {zero}; a relative error needs `eps` > 0 there"
+            )
+    ratio = error / size
+    if reduction == "none":
+        return ratio
+    if reduction == "sum":
+        return ratio.sum()
+    if len(ratio) == 0:
+        raise ValueError("the mean over an empty batch is undefined; use `reduction` 'sum' or 'none'")
+    return ratio.mean()
+
+
+def _check_mean_free(u: Float[Tensor, "batch channel *grid"]) -> None:
+    """Raise ``ValueError`` where a mean is not zero to rounding."""
+    mean = u.flatten(2).mean(2).abs()
+    rounding = 1e3 * torch.finfo(u.dtype).eps * u.flatten(2).abs().amax(2)
+    bad = (mean > rounding).nonzero().tolist()
+    if bad:
+        raise ValueError(
+            f"the mean of `u` is not zero in (sample, channel) {bad}: its homogeneous norm of negative order "
+            "is undefined; subtract the mean, or set `shift` > 0"
+        )
+
+
+def _spectral_square(
+    u: Float[Tensor, "batch channel *grid"], lengths: tuple[float, ...], order: float, shift: float
+) -> Float[Tensor, " batch"]:
+    """Return the squared norm of periodic fields by Parseval's identity on the half spectrum."""
+    coefficients = torch.fft.rfftn(u, dim=tuple(range(2, u.ndim)), norm="forward")
+    energy = torch.view_as_real(coefficients).square().sum(-1)
+    energy = energy * _symbol(u, lengths, order, shift)
+    return math.prod(lengths) * energy.flatten(1).sum(1)
+
+
+def _symbol(
+    u: Float[Tensor, "batch channel *grid"], lengths: tuple[float, ...], order: float, shift: float
+) -> Float[Tensor, "*half"]:
+    """Return ``(shift + |2 pi k / L|^2)^order`` on the half spectrum, doubled where a column stands for two.
+
+    A column ``k`` stands for ``-k`` too, save for ``k = 0`` and, where the number of points is even,
+    Nyquist's.
+    """
+    *front, last = u.shape[2:]
+    wavenumbers = [torch.fft.fftfreq(n, 1.0 / n, dtype=u.dtype, device=u.device) for n in front]
+    wavenumbers.append(torch.fft.rfftfreq(last, 1.0 / last, dtype=u.dtype, device=u.device))
+    square = torch.zeros((), dtype=u.dtype, device=u.device)
+    for k, length in zip(wavenumbers, lengths, strict=True):
+        square = square.unsqueeze(-1) + (2.0 * math.pi / length * k).square()
+    if shift > 0:
+        symbol = (shift + square).pow(order)
+    else:
+        mean_mode = square == 0
+        symbol = torch.where(mean_mode, 0.0, torch.where(mean_mode, 1.0, square).pow(order))
+    column = torch.arange(last // 2 + 1, device=u.device)
+    return symbol * torch.where((column == 0) | (2 * column == last), 1.0, 2.0).to(u.dtype)
+
+
+def _difference_square(
+    u: Float[Tensor, "batch channel *grid"], lengths: tuple[float, ...], shift: float, layout: BoundedLayout
+) -> Float[Tensor, " batch"]:
+    """Return ``shift int |u|^2 + int |grad u|^2`` for fields that are not periodic."""
+    dim = u.ndim - 2
+    if layout == "interior":
+        u = nn.functional.pad(u, (1, 1) * dim)
+    if min(u.shape[2:]) < 2:
+        raise ValueError(
+            f"differences need 2 or more points along every axis, got a grid {tuple(u.shape[2:])}"
+        )
+    spacing = [
+        size / (n if layout == "cells" else n - 1) for n, size in zip(u.shape[2:], lengths, strict=True)
+    ]
+    total = shift * _integral(u.square(), spacing, layout, edges=None)
+    for axis, h in enumerate(spacing):
+        slope = u.diff(dim=axis + 2) / h
+        total = total + _integral(slope.square(), spacing, layout, edges=axis)
+    return total
+
+
+def _integral(
+    density: Float[Tensor, "batch channel *grid"],
+    spacing: Sequence[float],
+    layout: BoundedLayout,
+    edges: int | None,
+) -> Float[Tensor, " batch"]:
+    """Integrate a density given at the points, or halfway between them along the axis ``edges``.
+
+    Points that include the ends weigh half there. Between cell centres lie the slopes; the outermost stand
+    for half a cell more, up to the boundary.
+    """
+    for axis in reversed(range(len(spacing))):
+        weights = torch.full((density.shape[-1],), spacing[axis], dtype=density.dtype, device=density.device)
+        extra = 0.5 * spacing[axis] * ((layout == "cells") - (axis != edges))
+        weights[0] += extra
+        weights[-1] += extra
+        density = density @ weights
+    return density.sum(1)
+
+
+def _time_weights(dt: float | Tensor, frames: int) -> Float[Tensor, " frames"]:
+    """Return the trapezoidal weights of frames."""
+    if frames < 2:
+        raise ValueError(f"a norm over time needs at least 2 frames, got {frames}")
+    steps = (
+        dt.double() if isinstance(dt, Tensor) and dt.ndim else torch.full((frames - 1,), float(dt)).double()
+    )
+    if steps.shape != (frames - 1,):
+        expected = f"a number or {frames - 1} steps between {frames} frames"
+        raise ValueError(f"`dt` must be {expected}, got shape {tuple(steps.shape)}")
+    half = steps / 2.0
+    return nn.functional.pad(half, (0, 1)) + nn.functional.pad(half, (1, 0))
