@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from lemmata.operators.grids import Grid, Layout
+from lemmata.operators.grids import Grid, Layout, box_lengths
 
 __all__ = ["Stencil", "System", "checked_coefficient", "darcy", "darcy_stencil", "helmholtz", "poisson"]
 
@@ -301,8 +301,7 @@ def _grid(shape: Sequence[int], length: float | Sequence[float], layout: Layout)
         raise ValueError(f"a problem has one to three axes; the shape is {shape}")
     if min(shape) < 2:
         raise ValueError(f"the shape (={shape}) must be at least 2 along every axis")
-    lengths = tuple(length) if isinstance(length, Sequence) else (length,) * len(shape)
-    return Grid(shape, lengths, layout)
+    return Grid(shape, box_lengths(length, len(shape)), layout)
 
 
 def _source(forcing: Forcing, shape: tuple[int, ...]) -> NDArray[Any]:
