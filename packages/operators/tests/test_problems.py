@@ -107,7 +107,9 @@ def test_darcy_stays_positive_definite_at_contrast_1e4():
 def test_darcy_with_one_coefficient_is_the_scaled_laplacian_of_cells():
     n = 6
     dense = darcy(np.full((n, n), 3.0)).A.toarray()
-    one = 4 * n**2 * np.sin(np.pi * np.arange(1, n + 1) / (2 * n)) ** 2  # sines with zeros half a cell outside
+    one = (
+        4 * n**2 * np.sin(np.pi * np.arange(1, n + 1) / (2 * n)) ** 2
+    )  # sines with zeros half a cell outside
     assert np.linalg.eigvalsh(dense) == pytest.approx(np.sort(3 * (one[:, None] + one).ravel()), rel=1e-10)
 
 
@@ -135,7 +137,10 @@ def test_darcy_with_a_smooth_coefficient_has_order_two():
         a_x = 2 * np.pi * np.cos(2 * np.pi * x) * np.cos(np.pi * y)
         a_y = -np.pi * np.sin(2 * np.pi * x) * np.sin(np.pi * y)
         exact = np.sin(np.pi * x) * np.sin(np.pi * y)
-        u_x, u_y = np.pi * np.cos(np.pi * x) * np.sin(np.pi * y), np.pi * np.sin(np.pi * x) * np.cos(np.pi * y)
+        u_x, u_y = (
+            np.pi * np.cos(np.pi * x) * np.sin(np.pi * y),
+            np.pi * np.sin(np.pi * x) * np.cos(np.pi * y),
+        )
         f = 2 * np.pi**2 * a * exact - a_x * u_x - a_y * u_y
         errors.append(abs(solved(darcy(a, (1.0, 2.0), forcing=f)) - exact).max())
     assert order(errors) == pytest.approx(2, abs=0.15)
@@ -234,7 +239,9 @@ def test_a_plane_wave_across_an_absorbing_box_has_order_two():
 def test_coefficients_that_are_not_positive_are_counted(bad):
     a = np.ones((4, 4))
     a[0, :3] = bad
-    with pytest.raises(ValueError, match=rf"`a` must be positive everywhere, but 3 entries.*minimum is {bad:g}"):
+    with pytest.raises(
+        ValueError, match=rf"`a` must be positive everywhere, but 3 entries.*minimum is {bad:g}"
+    ):
         darcy(a)
 
 
@@ -272,7 +279,9 @@ def test_an_unknown_boundary_is_named(unchecked):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1000), contrast=st.floats(1.0, 1e4), rows=st.integers(2, 8), columns=st.integers(2, 8))
+@given(
+    seed=st.integers(0, 1000), contrast=st.floats(1.0, 1e4), rows=st.integers(2, 8), columns=st.integers(2, 8)
+)
 def test_maximum_principle_and_scaling(seed, contrast, rows, columns):
     a = contrast_field((rows, columns), contrast, seed)
     f = np.random.default_rng(seed).uniform(size=a.shape)
