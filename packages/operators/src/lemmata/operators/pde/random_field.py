@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lemmata.operators.grids import box_lengths
+
 __all__ = ["Boundary", "GaussianRandomField", "Generators"]
 
 Boundary = Literal["periodic", "neumann", "dirichlet"]
@@ -95,9 +97,6 @@ class GaussianRandomField:
         dim = len(self.shape)
         if not 1 <= dim <= 3 or min(self.shape) < 1:
             raise ValueError(f"`shape` (={shape}) must be one to three positive integers")
-        lengths = (float(length),) * dim if isinstance(length, (int, float)) else tuple(map(float, length))
-        if len(lengths) != dim or not all(math.isfinite(size) and size > 0 for size in lengths):
-            raise ValueError(f"`length` (={length}) must be positive and finite, one number or {dim}")
         if not (math.isfinite(alpha) and alpha >= 0):
             raise ValueError(f"`alpha` (={alpha}) must be non-negative and finite")
         if not (math.isfinite(tau) and tau >= 0):
@@ -108,7 +107,7 @@ class GaussianRandomField:
             raise ValueError(f"`sigma` (={sigma}) must be non-negative and finite")
         if boundary not in get_args(Boundary):
             raise ValueError(f"`boundary` (={boundary!r}) must be one of {', '.join(get_args(Boundary))}")
-        self.length = lengths
+        self.length = box_lengths(length, dim)
         self.alpha = float(alpha)
         self.tau = float(tau)
         self.sigma = float(tau ** (alpha - dim / 2) if sigma is None else sigma)
