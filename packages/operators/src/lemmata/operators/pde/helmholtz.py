@@ -34,7 +34,7 @@ class Helmholtz2d(Equation):
     """The Helmholtz equation ``Lap u + (wavenumber / c)^2 u = f`` on a box.
 
     Fields live on nodes, boundary included (layout ``"nodes"``). The input is the wave speed ``c``, relative
-    to the speed 1 outside: ``c = exp(variation g)`` with ``g`` a Gaussian random field that vanishes on the
+    to the speed 1 outside: ``c = exp(g)`` with ``g`` a Gaussian random field that vanishes on the
     boundary. The source is a Gaussian of unit integral. The solution has two channels, the real and the
     imaginary part; time dependence is ``exp(+i omega t)``, so outgoing waves are ``exp(-i k r)``.
 
@@ -42,7 +42,7 @@ class Helmholtz2d(Equation):
         wavenumber: ``k`` at speed 1, in radians per unit length.
         boundary: ``"absorbing"``, ``du/dn + i (k / c) u = 0``, or ``"dirichlet"``, ``u = 0`` (the imaginary
             part is then zero).
-        variation: How strongly the speed varies; 0 is a uniform medium.
+        variation: Root mean square of ``g``, the logarithm of the speed; 0 is a uniform medium.
         alpha: Smoothness of ``g``.
         tau: Inverse correlation length of ``g``.
         source: Centre of the source as fractions of the box.
@@ -71,7 +71,7 @@ class Helmholtz2d(Equation):
         wavenumber: float = 20.0,
         *,
         boundary: Literal["absorbing", "dirichlet"] = "absorbing",
-        variation: float = 0.5,
+        variation: float = 0.2,
         alpha: float = 3.0,
         tau: float = 5.0,
         source: Sequence[float] = (0.5, 0.25),
@@ -96,6 +96,9 @@ class Helmholtz2d(Equation):
         self.source = tuple(float(x) for x in source)
         self.source_width = float(source_width)
         self.length = box_lengths(length, 2)
+        # One scale for all resolutions, so that a seed stays the same function.
+        unscaled = GaussianRandomField((64, 64), self.length, alpha, tau, sigma=1.0, boundary="dirichlet")
+        self._sigma = self.variation / unscaled.pointwise_std()
 
     def sample_inputs(
         self,
@@ -124,11 +127,12 @@ class Helmholtz2d(Equation):
         height, width = self.grid(resolution).shape
         if min(height, width) < 3:
             raise ValueError(f"`resolution` (={resolution}) must be at least 3 along every axis")
+        inner = (height - 2, width - 2)
         inside = GaussianRandomField(
-            (height - 2, width - 2), self.length, self.alpha, self.tau, boundary="dirichlet"
+            inner, self.length, self.alpha, self.tau, sigma=self._sigma, boundary="dirichlet"
         )
         g = torch.nn.functional.pad(inside.sample(n, generator=generator), (1, 1, 1, 1))
-        return (self.variation * g).exp()[:, None].to(dtype=dtype, device=device)
+        return g.exp()[:, None].to(dtype=dtype, device=device)
 
     def solve(self, inputs: Tensor) -> Float[Tensor, "n 2 h w"]:
         """Solve for each wave speed at its own resolution, in complex128.
