@@ -23,7 +23,7 @@ class EquationEntry:
     """What a name stands for.
 
     Args:
-        target: ``"module:class"`` of a subclass of :class:`lemmata.operators.pde.Equation`.
+        target: ``"module:class"``, a subclass of :class:`lemmata.operators.pde.Equation`.
         description: One line for listings.
         parameters: Keyword arguments that differ from the class's defaults.
     """
@@ -35,46 +35,46 @@ class EquationEntry:
 
 EQUATIONS: dict[str, EquationEntry] = {
     "darcy": EquationEntry(
-        "lemmata.operators.pde:Darcy2d",
+        "lemmata.operators.pde.darcy:Darcy2d",
         "Darcy flow on the unit square, two-valued permeability to pressure",
         {"coefficient": "piecewise"},
     ),
     "darcy-lognormal": EquationEntry(
-        "lemmata.operators.pde:Darcy2d",
+        "lemmata.operators.pde.darcy:Darcy2d",
         "Darcy flow on the unit square, smooth log-normal permeability to pressure",
         {"coefficient": "lognormal"},
     ),
     "darcy-rough": EquationEntry(
-        "lemmata.operators.pde:Darcy2d",
+        "lemmata.operators.pde.darcy:Darcy2d",
         "Darcy flow on the unit square, rough two-valued permeability to pressure",
         {"coefficient": "rough"},
     ),
     "burgers": EquationEntry(
-        "lemmata.operators.pde:Burgers1d",
+        "lemmata.operators.pde.burgers:Burgers1d",
         "viscous Burgers equation in one periodic dimension, initial to final state",
     ),
     "kdv": EquationEntry(
-        "lemmata.operators.pde:KdV1d",
+        "lemmata.operators.pde.kdv:KdV1d",
         "Korteweg-de Vries equation in one periodic dimension, initial to final state",
     ),
     "ks": EquationEntry(
-        "lemmata.operators.pde:KuramotoSivashinsky1d",
+        "lemmata.operators.pde.kuramoto_sivashinsky:KuramotoSivashinsky1d",
         "Kuramoto-Sivashinsky equation in one periodic dimension, initial to final state",
     ),
     "navier-stokes": EquationEntry(
-        "lemmata.operators.pde:NavierStokes2d",
+        "lemmata.operators.pde.navier_stokes:NavierStokes2d",
         "two-dimensional Navier-Stokes equations, initial to final vorticity",
     ),
     "advection": EquationEntry(
-        "lemmata.operators.pde:Advection1d",
+        "lemmata.operators.pde.advection:Advection1d",
         "linear advection in one periodic dimension, initial to final state",
     ),
     "poisson": EquationEntry(
-        "lemmata.operators.pde:Poisson2d",
+        "lemmata.operators.pde.poisson:Poisson2d",
         "Poisson equation on the unit square, source to potential",
     ),
     "helmholtz": EquationEntry(
-        "lemmata.operators.pde:Helmholtz2d",
+        "lemmata.operators.pde.helmholtz:Helmholtz2d",
         "Helmholtz equation with absorbing boundary, wave speed to wave field",
     ),
 }
