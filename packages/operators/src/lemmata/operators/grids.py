@@ -223,7 +223,7 @@ def box_lengths(length: float | Sequence[float], dim: int) -> tuple[float, ...]:
     lengths = tuple(map(float, length)) if isinstance(length, Sequence) else (float(length),) * dim
     if len(lengths) != dim:
         raise ValueError(f"`length` (={length}) must have one entry for each of {dim} axes")
-    if not all(math.isfinite(size) and size > 0 for size in lengths):
+    if not all(0 < size < math.inf for size in lengths):
         raise ValueError(f"`length` (={length}) must be positive and finite")
     return lengths
 
@@ -367,7 +367,7 @@ class FourierFeatures(nn.Module):
         super().__init__()
         self.dim = _positive_integers(dim, "dim")[0]
         self.count = _positive_integers(count, "count")[0]
-        if not (math.isfinite(scale) and scale > 0):
+        if not 0 < scale < math.inf:
             raise ValueError(f"`scale` (={scale}) must be positive and finite")
         self.axis = axis
         device = generator.device if generator is not None else None

@@ -70,7 +70,7 @@ def lp_norm(
     _check_exponent(p)
     u = _real(u, "u", least=2)
     magnitude = u.abs()
-    if math.isinf(p):
+    if p == math.inf:
         return magnitude.flatten(1).amax(1) if magnitude[0:1].numel() else magnitude.new_zeros(len(u))
     power = u.square() if p == 2 else magnitude if p == 1 else magnitude.pow(p)
     if weights is not None:
@@ -301,7 +301,7 @@ def bochner_norm(
     weights = _time_weights(dt, frames).to(u)
     stacked = u.movedim(time_axis, 1)
     norms = space_norm(stacked.flatten(0, 1)).reshape(batch, frames)
-    if math.isinf(p):
+    if p == math.inf:
         return norms.amax(1)
     return _root((norms.pow(p) * weights).sum(1), p)
 
@@ -552,14 +552,17 @@ class BochnerNorm(nn.Module):
     ) -> None:
         super().__init__()
         _check_exponent(p)
-        _time_weights(dt, len(dt) + 1 if isinstance(dt, Tensor) and dt.ndim == 1 else 2)
         self.space_norm = space_norm
         self.p = p
         self.time_axis = time_axis
         if isinstance(dt, Tensor):
+            if dt.ndim != 1 or not bool((dt > 0).all()):
+                raise ValueError(
+                    f"`dt` must be positive, one step after another, got shape {tuple(dt.shape)}"
+                )
             self.register_buffer("dt", dt, persistent=False)
         else:
-            self.dt = float(dt)
+            self.dt = _positive_step(dt)
 
     def forward(self, u: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return one norm a trajectory; see :func:`bochner_norm`.
@@ -585,7 +588,7 @@ def _check_exponent(p: float) -> None:
 
 def _check_relative(eps: float, reduction: str) -> None:
     """Raise ``ValueError`` unless the arguments of a relative error fit."""
-    if not (math.isfinite(eps) and eps >= 0):
+    if not 0 <= eps < math.inf:
         raise ValueError(f"`eps` (={eps}) must be finite and not negative")
     if reduction not in {"mean", "sum", "none"}:
         raise ValueError(f"`reduction` (={reduction!r}) must be 'mean', 'sum' or 'none'")
@@ -593,9 +596,9 @@ def _check_relative(eps: float, reduction: str) -> None:
 
 def _check_sobolev(order: float, periodic: bool, shift: float, layout: str) -> None:
     """Raise ``ValueError`` unless the arguments of a Sobolev norm fit."""
-    if not math.isfinite(order):
+    if not -math.inf < order < math.inf:
         raise ValueError(f"`order` (={order}) must be finite")
-    if not (math.isfinite(shift) and shift >= 0):
+    if not 0 <= shift < math.inf:
         raise ValueError(f"`shift` (={shift}) must be finite and not negative")
     if layout not in {"nodes", "cells", "interior"}:
         raise ValueError(f"`layout` (={layout!r}) must be 'nodes', 'cells' or 'interior'")
@@ -757,11 +760,16 @@ def _time_weights(dt: float | Tensor, frames: int) -> Float[Tensor, " frames"]:
     """Return the trapezoidal weights of frames."""
     if frames < 2:
         raise ValueError(f"a norm over time needs at least 2 frames, got {frames}")
-    steps = (
-        dt.double() if isinstance(dt, Tensor) and dt.ndim else torch.full((frames - 1,), float(dt)).double()
-    )
-    if steps.shape != (frames - 1,):
+    if not isinstance(dt, Tensor):
+        dt = torch.full((frames - 1,), _positive_step(dt), dtype=torch.float64)
+    if dt.shape != (frames - 1,):
         expected = f"a number or {frames - 1} steps between {frames} frames"
-        raise ValueError(f"`dt` must be {expected}, got shape {tuple(steps.shape)}")
-    half = steps / 2.0
-    return nn.functional.pad(half, (0, 1)) + nn.functional.pad(half, (1, 0))
+        raise ValueError(f"`dt` must be {expected}, got shape {tuple(dt.shape)}")
+    return 0.5 * (nn.functional.pad(dt, (0, 1)) + nn.functional.pad(dt, (1, 0)))
+
+
+def _positive_step(dt: float) -> float:
+    """Return a time step, or raise ``ValueError``."""
+    if not 0 < dt < math.inf:
+        raise ValueError(f"`dt` (={dt}) must be positive and finite")
+    return float(dt)
