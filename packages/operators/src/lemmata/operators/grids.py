@@ -474,7 +474,8 @@ def _point_weights(points: Tensor, length: float | Sequence[float], rule: Rule) 
         raise ValueError(f"`points` must be (n,) or (n, dim) with n > 0, got shape {tuple(points.shape)}")
     lengths = box_lengths(length, x_ND.shape[1])
     box = torch.tensor(lengths, dtype=torch.float64)
-    outside = int(((x_ND < 0) | (x_ND > box) | ~x_ND.isfinite()).any(dim=1).sum())
+    margin = _ON_FACE * box
+    outside = int(((x_ND < -margin) | (x_ND > box + margin) | ~x_ND.isfinite()).any(dim=1).sum())
     if outside:
         raise ValueError(f"{outside} of {len(x_ND)} points lie outside the box [0, {lengths}]")
     if rule == "uniform":
@@ -512,23 +513,25 @@ def _voronoi(x_ND: npt.NDArray[np.float64], box: npt.NDArray[np.float64]) -> npt
         walls = np.concatenate([[0.0], (distinct[1:, 0] + distinct[:-1, 0]) / 2.0, box])
         volumes = np.diff(walls)
     else:
-        diagram = Voronoi(_with_mirror_images(distinct / box))  # the unit box conditions Qhull well
+        diagram = Voronoi(_with_mirror_images(distinct, box))
         own = diagram.point_region[: len(distinct)]
         cells = [ConvexHull(diagram.vertices[diagram.regions[region]]).volume for region in own]
-        volumes = np.array(cells) * 0.5 ** on_face.sum(axis=(0, 2)) * box.prod()
+        volumes = np.array(cells) * 0.5 ** on_face.sum(axis=(0, 2))
     return (volumes / counts)[inverse.ravel()]
 
 
-def _with_mirror_images(x_ND: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return points of the unit box, followed by their images in its faces, edges and corners."""
-    for axis in range(x_ND.shape[1]):
+def _with_mirror_images(
+    x_ND: npt.NDArray[np.float64], box: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return points of the box, followed by their images in its faces, edges and corners."""
+    for axis, size in enumerate(box):
         coordinate = x_ND[:, axis]
-        below = x_ND[(coordinate > 0.0) & (coordinate <= 1.0)].copy()
-        above = x_ND[(coordinate >= 0.0) & (coordinate < 1.0)].copy()
-        below[:, axis] *= -1.0
-        above[:, axis] = 2.0 - above[:, axis]
+        below, above = x_ND.copy(), x_ND.copy()
+        # A point on a face is its own image there; its next image keeps its cell symmetric.
+        below[:, axis] = np.where(coordinate == 0.0, -2.0 * size, -coordinate)
+        above[:, axis] = np.where(coordinate == size, 3.0 * size, 2.0 * size - coordinate)
         x_ND = np.concatenate([x_ND, below, above])
     return x_ND
 
 
-_ON_FACE = 1e-12  # points nearer to a face than this fraction of the box lie on it
+_ON_FACE = 1e-7  # points nearer to a face than this fraction of the box lie on it: the rounding of float32
