@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lemmata.apps.kit.cli import App, TrainingVerbs, Verb, main
-    from lemmata.apps.kit.datasets import Dataset, cache_folder, datasets, fetch
+    from lemmata.apps.kit.datasets import Dataset, cache_folder, fetch
     from lemmata.apps.kit.files import new_output, read_json, sha256, write_atomically, write_json
     from lemmata.apps.kit.logs import CsvLogger
     from lemmata.apps.kit.plots import PALETTE, new_figure, save_figure, style
-    from lemmata.apps.kit.resume import LastCheckpoint, RandomState, ResumableLoader, ResumableSampler
+    from lemmata.apps.kit.loading import ResumableLoader, ResumableSampler
+    from lemmata.apps.kit.resume import LastCheckpoint, RandomState
     from lemmata.apps.kit.tables import Table
     from lemmata.apps.kit.training import Run, open_run, trainer_arguments
 
@@ -30,7 +31,6 @@ __all__ = [
     "TrainingVerbs",
     "Verb",
     "cache_folder",
-    "datasets",
     "fetch",
     "main",
     "new_figure",
@@ -52,14 +52,13 @@ _HOMES = {
     "Dataset": "datasets",
     "LastCheckpoint": "resume",
     "RandomState": "resume",
-    "ResumableLoader": "resume",
-    "ResumableSampler": "resume",
+    "ResumableLoader": "loading",
+    "ResumableSampler": "loading",
     "Run": "training",
     "Table": "tables",
     "TrainingVerbs": "cli",
     "Verb": "cli",
     "cache_folder": "datasets",
-    "datasets": "datasets",
     "fetch": "datasets",
     "main": "cli",
     "new_figure": "plots",
@@ -79,8 +78,6 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # `datasets` is a function and its module's name: importing the module binds the name here to the module,
-    # so the function is bound over it.
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -1,7 +1,7 @@
 """Files that are either complete or not there, and output that is never overwritten by accident.
 
-A result is written beside its final place, forced to the disk, and renamed over it: a killed run leaves the old
-file or the new one, never half of either.
+A result is written beside its final place, forced to the disk, and renamed over it: a killed run leaves the
+old file or the new one, never half of either.
 """
 
 import hashlib
@@ -104,7 +104,7 @@ def write_json(path: Path | str, value: Any) -> Path:
 
     Raises:
         ValueError: Where a number is not finite, which JSON cannot hold.
-        TypeError: Where the value holds something other than dicts, lists, strings, numbers, booleans and None.
+        TypeError: Where the value holds something that JSON does not know.
     """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     with write_atomically(path) as draft:
