@@ -13,16 +13,17 @@ from lemmata.apps.pde_surrogate.demo import demo
 from lemmata.apps.pde_surrogate.evaluate import evaluate
 from lemmata.apps.pde_surrogate.fit import fit
 from lemmata.apps.pde_surrogate.generate import generate
+from lemmata.apps.pde_surrogate.inspect import inspect
 from lemmata.apps.pde_surrogate.plot import plot
 from lemmata.apps.pde_surrogate.predict import predict
 
 if TYPE_CHECKING:
-    from lemmata.apps.pde_surrogate.loaders import inspect, load_fields
+    from lemmata.apps.pde_surrogate.loaders import load_fields
     from lemmata.apps.pde_surrogate.surrogate import Surrogate
 
 __all__ = ["Surrogate", "demo", "evaluate", "fit", "generate", "inspect", "load_fields", "plot", "predict"]
 
-_LAZY = {"Surrogate": "surrogate", "inspect": "loaders", "load_fields": "loaders"}
+_LAZY = {"Surrogate": "surrogate", "load_fields": "loaders"}
 
 
 def __getattr__(name: str) -> Any:

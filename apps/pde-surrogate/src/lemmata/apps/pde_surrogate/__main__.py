@@ -1,8 +1,46 @@
 """The command line ``pde-surrogate``."""
 
-__all__ = ["main"]
+import sys
+
+from lemmata.apps.kit.cli import App, TrainingVerbs, Verb
+from lemmata.apps.kit.cli import main as run
+
+__all__ = ["APP", "main"]
+
+_HERE = "lemmata.apps.pde_surrogate"
+
+APP = App(
+    name="pde-surrogate",
+    summary="Learn a PDE's solution operator, and compare it honestly with the classical solver.",
+    verbs={
+        "demo": Verb(f"{_HERE}.demo:demo", "generate, fit, evaluate, compare and plot Darcy flow in minutes"),
+        "generate": Verb(
+            f"{_HERE}.generate:generate", "make a data set with a reference solver, on every core"
+        ),
+        "inspect": Verb(
+            f"{_HERE}.inspect:inspect", "tell what a file of fields holds and how it would be read"
+        ),
+        "evaluate": Verb(f"{_HERE}.evaluate:evaluate", "measure errors at several resolutions, and the race"),
+        "plot": Verb(f"{_HERE}.plot:plot", "draw what an evaluation found"),
+        "predict": Verb(f"{_HERE}.predict:predict", "predict solutions for the fields of a file"),
+    },
+    training=TrainingVerbs(
+        model=f"{_HERE}.module:SurrogateModule",
+        data=f"{_HERE}.datamodule:FieldDataModule",
+        config=f"{_HERE}:configs/fit.yaml",
+        monitor="val_l2",
+    ),
+)
 
 
 def main() -> int:
-    """Run the command line."""
-    raise NotImplementedError
+    """Run the command line.
+
+    Returns:
+        The exit code.
+    """
+    return run(APP)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -83,7 +83,8 @@ def build_model(
     entry = _entry(name, size)
     shape = _coarsest(grids)
     given = dict(overrides or {})
-    arguments = {"domain_padding": _padding(grids[0]), **entry.presets[size], **given}
+    where = {"coordinates": grids[0].layout, "domain_padding": _padding(grids[0])}
+    arguments = {**where, **entry.presets[size], **given}
     if "modes" in given:
         arguments["modes"] = _checked_modes(given["modes"], shape)
     elif "modes" in arguments:
@@ -103,7 +104,9 @@ def _entry(name: str, size: str) -> ModelEntry:
         raise ValueError(f"model {name!r} is not known; expected one of {', '.join(MODELS)}")
     entry = MODELS[name]
     if size not in entry.presets:
-        raise ValueError(f"size {size!r} of model {name!r} is not known; expected one of {', '.join(entry.presets)}")
+        raise ValueError(
+            f"size {size!r} of model {name!r} is not known; expected one of {', '.join(entry.presets)}"
+        )
     return entry
 
 
@@ -125,7 +128,9 @@ def _checked_modes(modes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return one number of modes an axis, or raise where the grid cannot hold them."""
     wanted = (modes,) * len(shape) if isinstance(modes, int) else tuple(modes)
     if len(wanted) != len(shape) or not all(isinstance(m, int) and m > 0 for m in wanted):
-        raise ValueError(f"`modes` (={modes}) must be a positive integer, or one for each of {len(shape)} axes")
+        raise ValueError(
+            f"`modes` (={modes}) must be a positive integer, or one for each of {len(shape)} axes"
+        )
     if any(m > points for m, points in zip(wanted, shape, strict=True)):
         raise ValueError(
             f"`modes` (={list(wanted)}) do not fit the coarsest training grid of {_times(shape)} points; "
