@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmata.operators.grids import FourierFeatures, Grid, box_lengths, gauss_points, grid, quadrature_weights
+from lemmata.operators.grids import FourierFeatures, Grid, box_lengths, grid
+from lemmata.operators.quadrature import gauss_points, quadrature_weights
 
 F64 = torch.float64
 LAYOUTS = ["periodic", "nodes", "interior", "cells"]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmata.operators.grids import Grid, quadrature_weights
+from lemmata.operators.grids import Grid
 from lemmata.operators.losses import (
     BochnerNorm,
     RelativeH1,
@@ -20,6 +20,7 @@ from lemmata.operators.losses import (
     relative_sobolev,
     sobolev_norm,
 )
+from lemmata.operators.quadrature import quadrature_weights
 
 ORDERS = [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]
 SHAPES = [(8,), (9,), (6, 8), (7, 5), (6, 7), (7, 6), (4, 5, 6), (5, 4, 3), (1,), (2,), (1, 4)]

@@ -1,24 +1,19 @@
-r"""Norms of functions and relative errors in them: Lebesgue, Sobolev of any real order, and Bochner norms.
+r"""Sobolev norms of fields of any real order, and relative errors in them.
 
-A loss on point values depends on the grid; a norm of the function does not. Relative errors are taken sample
-by sample and then averaged, so that small and large fields count the same. ``H^1`` asks for gradients to be
-right, ``H^-1`` is the norm in which the residual of a second-order equation measures its error.
+``H^1`` asks for gradients to be right; ``H^-1`` is the norm in which the residual of a second-order equation
+measures its error. The norm of a periodic field in the homogeneous space of order ``s``, and the
+inhomogeneous one with ``shift > 0``, are
 
-The norm of a periodic field in the homogeneous Sobolev space of order ``s``, and the inhomogeneous one with
-``shift > 0``, are
-
-    |u|_s^2 = V sum_{k != 0} |2 pi k / L|^{2 s} |u_k|^2,    ||u||_s^2 = V sum_k (shift + |2 pi k / L|^2)^s
-    |u_k|^2,
+    |u|_s^2 = V sum_{k != 0} |2 pi k / L|^{2 s} |u_k|^2,
+    ||u||_s^2 = V sum_k (shift + |2 pi k / L|^2)^s |u_k|^2,
 
 with the volume ``V`` and the Fourier coefficients ``u_k``, so that ``s = 0`` is the ``L^2`` norm (of the
-mean-free part, where the shift is zero). The amplitude of a coefficient is thus multiplied by the power ``s /
-2``.
-
-At equal fields, where a norm has no derivative, its gradient here is zero, and never NaN.
+mean-free part, where the shift is zero). The amplitude of a coefficient is thus multiplied by the power
+``s / 2``.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -26,93 +21,18 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lemmata.operators.grids import box_lengths
+from lemmata.operators.losses.errors import (
+    Reduction,
+    check_relative,
+    difference,
+    real_field,
+    relative_error,
+    root,
+)
 
-__all__ = [
-    "BochnerNorm",
-    "RelativeH1",
-    "RelativeLp",
-    "RelativeSobolev",
-    "SobolevNorm",
-    "bochner_norm",
-    "lp_norm",
-    "relative_h1",
-    "relative_lp",
-    "relative_sobolev",
-    "sobolev_norm",
-]
+__all__ = ["RelativeH1", "RelativeSobolev", "SobolevNorm", "relative_h1", "relative_sobolev", "sobolev_norm"]
 
-Reduction = Literal["mean", "sum", "none"]
 BoundedLayout = Literal["nodes", "cells", "interior"]
-
-
-def lp_norm(
-    u: Shaped[Tensor, "..."], p: float = 2.0, *, weights: Shaped[Tensor, "..."] | None = None
-) -> Float[Tensor, " batch"]:
-    """Return each sample's norm ``(sum_j w_j |u_j|^p)^(1/p)`` over channels and points.
-
-    Args:
-        u: Fields ``(batch, channels, *grid)``. Half precision is summed in float32.
-        p: Exponent, at least 1; ``math.inf`` is the largest magnitude, which weights do not change.
-        weights: Quadrature weights ``(*grid)``, or ``(batch, *grid)`` for points of each sample's own; ones
-            where ``None``.
-
-    Returns:
-        One norm a sample.
-
-    Raises:
-        ValueError: Where ``p < 1`` or shapes do not fit.
-        TypeError: Where fields are not real.
-
-    Example:
-        >>> lp_norm(torch.tensor([[[3.0, 4.0]]]), weights=torch.tensor([1.0, 0.5]))
-        tensor([4.1231])
-    """
-    _check_exponent(p)
-    u = _real(u, "u", least=2)
-    magnitude = u.abs()
-    if p == math.inf:
-        return magnitude.flatten(1).amax(1) if magnitude[0:1].numel() else magnitude.new_zeros(len(u))
-    power = u.square() if p == 2 else magnitude if p == 1 else magnitude.pow(p)
-    if weights is not None:
-        power = power * _fitted(weights, u)
-    return _root(power.flatten(1).sum(1), p)
-
-
-def relative_lp(
-    prediction: Shaped[Tensor, "..."],
-    target: Shaped[Tensor, "..."],
-    p: float = 2.0,
-    *,
-    weights: Shaped[Tensor, "..."] | None = None,
-    eps: float = 0.0,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Return the error's ``L^p`` norm over the target's, sample by sample, then reduced over the batch.
-
-    Args:
-        prediction: Fields ``(batch, channels, *grid)``.
-        target: Fields of the same shape.
-        p: Exponent, at least 1, or ``math.inf``.
-        weights: Quadrature weights ``(*grid)`` or ``(batch, *grid)``; equal ones where ``None``.
-        eps: Smallest norm to divide by. With 0 the target is checked, which waits for the device; compiled
-            code skips the check and returns ``inf`` or NaN for a zero target.
-        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"`` for one error a sample.
-
-    Returns:
-        A scalar, or one error a sample.
-
-    Raises:
-        ValueError: Where a target's norm is zero and ``eps`` is too, shapes differ, or the mean is over no
-            sample.
-        TypeError: Where fields are not real.
-
-    Example:
-        >>> relative_lp(torch.full((2, 1, 4), 1.1), torch.ones(2, 1, 4))
-        tensor(0.1000)
-    """
-    _check_relative(eps, reduction)
-    error = _difference(prediction, target)
-    return _relative(lp_norm(error, p, weights=weights), lp_norm(target, p, weights=weights), eps, reduction)
 
 
 def sobolev_norm(
@@ -157,13 +77,13 @@ def sobolev_norm(
         tensor([1.0000], dtype=torch.float64)
     """
     _check_sobolev(order, periodic, shift, layout)
-    u = _real(u, "u", least=3)
+    u = real_field(u, "u", least=3)
     lengths = box_lengths(length, u.ndim - 2)
     if not periodic:
-        return _root(_difference_square(u, lengths, shift, layout), 2.0)
+        return root(_difference_square(u, lengths, shift, layout), 2.0)
     if strict and order < 0 and shift == 0:
         _check_mean_free(u)
-    return _root(_spectral_square(u, lengths, order, shift), 2.0)
+    return root(_spectral_square(u, lengths, order, shift), 2.0)
 
 
 def relative_sobolev(
@@ -205,13 +125,13 @@ def relative_sobolev(
         >>> relative_sobolev(1.5 * u, u, order=-1.5, length=1.0)
         tensor(0.5000)
     """
-    _check_relative(eps, reduction)
-    error = _difference(prediction, target)
+    check_relative(eps, reduction)
+    error = difference(prediction, target)
 
     def norm(u: Tensor) -> Tensor:
         return sobolev_norm(u, order, length, periodic=periodic, shift=shift, layout=layout, strict=strict)
 
-    return _relative(norm(error), norm(target), eps, reduction)
+    return relative_error(norm(error), norm(target), eps, reduction)
 
 
 def relative_h1(
@@ -260,107 +180,6 @@ def relative_h1(
         eps=eps,
         reduction=reduction,
     )
-
-
-def bochner_norm(
-    u: Shaped[Tensor, "..."],
-    space_norm: Callable[[Tensor], Tensor],
-    dt: float | Shaped[Tensor, "..."],
-    p: float = 2.0,
-    *,
-    time_axis: int = 2,
-) -> Float[Tensor, " batch"]:
-    """Return each trajectory's norm ``(int_0^T ||u(t)||^p dt)^(1/p)``, by the trapezoidal rule.
-
-    Args:
-        u: Trajectories ``(batch, channels, time, *grid)``, functions of time with values in a space ``X``.
-        space_norm: Norm of ``X``: fields ``(n, channels, *grid)`` to ``(n,)``, such as :class:`SobolevNorm`.
-        dt: Time between frames, or the ``time - 1`` times between them.
-        p: Exponent, at least 1; ``math.inf`` is the largest over the frames.
-        time_axis: Axis of time.
-
-    Returns:
-        One norm a trajectory.
-
-    Raises:
-        ValueError: Where ``p``, ``dt`` or the time axis do not fit, or there are fewer than two frames.
-        TypeError: Where trajectories are not real.
-
-    Example:
-        >>> u = torch.ones(1, 1, 5, 4)  # five frames of a constant of L^2 norm 2, over a time of 4 * 0.25
-        >>> bochner_norm(u, lp_norm, dt=0.25)
-        tensor([2.])
-    """
-    _check_exponent(p)
-    u = _real(u, "u", least=3)
-    if not -u.ndim <= time_axis < u.ndim or time_axis % u.ndim < 2:
-        raise ValueError(
-            f"`time_axis` (={time_axis}) must name an axis after batch and channels of {u.ndim} axes"
-        )
-    batch, frames = len(u), u.shape[time_axis]
-    weights = _time_weights(dt, frames).to(u)
-    stacked = u.movedim(time_axis, 1)
-    norms = space_norm(stacked.flatten(0, 1)).reshape(batch, frames)
-    if p == math.inf:
-        return norms.amax(1)
-    return _root((norms.pow(p) * weights).sum(1), p)
-
-
-class RelativeLp(nn.Module):
-    """Relative ``L^p`` error of a batch: :func:`relative_lp` as a module.
-
-    Args:
-        p: Exponent, at least 1, or ``math.inf``.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        weights: Quadrature weights ``(*grid)``, kept in a buffer that is moved but not saved.
-        eps: Smallest norm to divide by.
-
-    Raises:
-        ValueError: Where an argument does not fit, or weights are negative.
-
-    Example:
-        >>> RelativeLp()(torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8))
-        tensor(1.)
-    """
-
-    weights: Tensor | None
-
-    def __init__(
-        self,
-        p: float = 2.0,
-        reduction: Reduction = "mean",
-        weights: Shaped[Tensor, "..."] | None = None,
-        eps: float = 0.0,
-    ) -> None:
-        super().__init__()
-        _check_exponent(p)
-        _check_relative(eps, reduction)
-        if weights is not None and bool((weights < 0).any()):
-            raise ValueError("`weights` must not be negative")
-        self.p = p
-        self.reduction: Reduction = reduction
-        self.eps = eps
-        self.register_buffer("weights", weights, persistent=False)
-
-    def forward(
-        self, prediction: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "..."]:
-        """Return the relative error; see :func:`relative_lp`.
-
-        Args:
-            prediction: Fields ``(batch, channels, *grid)``.
-            target: Fields of the same shape.
-
-        Returns:
-            A scalar, or one error a sample.
-        """
-        return relative_lp(
-            prediction, target, self.p, weights=self.weights, eps=self.eps, reduction=self.reduction
-        )
-
-    def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
-        return f"p={self.p:g}, reduction={self.reduction!r}, eps={self.eps:g}"
 
 
 class SobolevNorm(nn.Module):
@@ -462,7 +281,7 @@ class RelativeSobolev(nn.Module):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        _check_relative(eps, reduction)
+        check_relative(eps, reduction)
         self.norm = SobolevNorm(order, length, periodic, shift, layout=layout, strict=strict)
         self.eps = eps
         self.reduction: Reduction = reduction
@@ -479,8 +298,8 @@ class RelativeSobolev(nn.Module):
         Returns:
             A scalar, or one error a sample.
         """
-        error = _difference(prediction, target)
-        return _relative(self.norm(error), self.norm(target), self.eps, self.reduction)
+        error = difference(prediction, target)
+        return relative_error(self.norm(error), self.norm(target), self.eps, self.reduction)
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows between the brackets."""
@@ -522,78 +341,6 @@ class RelativeH1(RelativeSobolev):
         )
 
 
-class BochnerNorm(nn.Module):
-    """Norm of each trajectory in space and time: :func:`bochner_norm` as a module.
-
-    Args:
-        space_norm: Norm of the fields: ``(n, channels, *grid)`` to ``(n,)``.
-        dt: Time between frames, or the ``time - 1`` times between them.
-        p: Exponent in time, at least 1, or ``math.inf``.
-        time_axis: Axis of time.
-
-    Raises:
-        ValueError: Where ``p`` or ``dt`` does not fit.
-
-    Example:
-        >>> norm = BochnerNorm(SobolevNorm(-1, (1.0, 1.0)), dt=0.1)
-        >>> norm(torch.randn(4, 1, 10, 16, 16)).shape
-        torch.Size([4])
-    """
-
-    dt: float | Tensor
-
-    def __init__(
-        self,
-        space_norm: Callable[[Tensor], Tensor],
-        dt: float | Shaped[Tensor, "..."],
-        p: float = 2.0,
-        *,
-        time_axis: int = 2,
-    ) -> None:
-        super().__init__()
-        _check_exponent(p)
-        self.space_norm = space_norm
-        self.p = p
-        self.time_axis = time_axis
-        if isinstance(dt, Tensor):
-            if dt.ndim != 1 or not bool((dt > 0).all()):
-                raise ValueError(
-                    f"`dt` must be positive, one step after another, got shape {tuple(dt.shape)}"
-                )
-            self.register_buffer("dt", dt, persistent=False)
-        else:
-            self.dt = _positive_step(dt)
-
-    def forward(self, u: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
-        """Return one norm a trajectory; see :func:`bochner_norm`.
-
-        Args:
-            u: Trajectories ``(batch, channels, time, *grid)``.
-
-        Returns:
-            Norms ``(batch,)``.
-        """
-        return bochner_norm(u, self.space_norm, self.dt, self.p, time_axis=self.time_axis)
-
-    def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
-        return f"p={self.p:g}, time_axis={self.time_axis}"
-
-
-def _check_exponent(p: float) -> None:
-    """Raise ``ValueError`` unless ``p`` makes a norm."""
-    if not p >= 1:
-        raise ValueError(f"`p` (={p}) must be at least 1")
-
-
-def _check_relative(eps: float, reduction: str) -> None:
-    """Raise ``ValueError`` unless the arguments of a relative error fit."""
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"`eps` (={eps}) must be finite and not negative")
-    if reduction not in {"mean", "sum", "none"}:
-        raise ValueError(f"`reduction` (={reduction!r}) must be 'mean', 'sum' or 'none'")
-
-
 def _check_sobolev(order: float, periodic: bool, shift: float, layout: str) -> None:
     """Raise ``ValueError`` unless the arguments of a Sobolev norm fit."""
     if not -math.inf < order < math.inf:
@@ -611,63 +358,6 @@ def _is_spectral(method: str) -> bool:
     if method not in {"spectral", "fd"}:
         raise ValueError(f"`method` (={method!r}) must be 'spectral' or 'fd'")
     return method == "spectral"
-
-
-def _real(u: Tensor, name: str, least: int) -> Float[Tensor, "..."]:
-    """Return a real field in at least float32, or raise."""
-    if not u.is_floating_point():
-        raise TypeError(f"`{name}` must be of a real floating type, got {u.dtype}")
-    if u.ndim < least or 0 in u.shape[1:]:
-        expected = "(batch, channels, *grid)" if least > 2 else "(batch, channels, ...)"
-        got = f"got shape {tuple(u.shape)}"
-        raise ValueError(f"`{name}` must be {expected} with no axis empty but the batch, {got}")
-    return u if u.dtype.itemsize >= 4 else u.float()
-
-
-def _difference(prediction: Tensor, target: Tensor) -> Float[Tensor, "..."]:
-    """Return the error of a prediction; shapes must be equal, since broadcasting would hide a mistake."""
-    if prediction.shape != target.shape:
-        shapes = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
-        raise ValueError(f"`prediction` and `target` must have one shape, got {shapes}")
-    return _real(prediction, "prediction", least=2) - _real(target, "target", least=2)
-
-
-def _fitted(weights: Tensor, u: Tensor) -> Float[Tensor, "..."]:
-    """Return weights that broadcast against fields."""
-    if weights.shape == u.shape[2:]:
-        return weights.to(u)
-    if weights.shape == (len(u), *u.shape[2:]):
-        return weights.unsqueeze(1).to(u)
-    raise ValueError(
-        f"`weights` has shape {tuple(weights.shape)}, expected {tuple(u.shape[2:])} or one such a sample"
-    )
-
-
-def _root(total: Float[Tensor, " batch"], p: float) -> Float[Tensor, " batch"]:
-    """Return ``total^(1/p)`` with a gradient of zero, not infinity, at zero."""
-    zero = total == 0
-    inside = torch.where(zero, 1.0, total)
-    return torch.where(zero, 0.0, inside.sqrt() if p == 2 else inside.pow(1.0 / p))
-
-
-def _relative(error: Tensor, size: Tensor, eps: float, reduction: Reduction) -> Float[Tensor, "..."]:
-    """Return errors over sizes, reduced over the batch."""
-    if eps > 0:
-        size = size.clamp_min(eps)
-    elif not torch.compiler.is_compiling():  # a compiled graph cannot branch on data
-        zero = (size == 0).nonzero().flatten().tolist()
-        if zero:
-            raise ValueError(
-                f"`target` has norm zero in samples {zero}; a relative error needs `eps` > 0 there"
-            )
-    ratio = error / size
-    if reduction == "none":
-        return ratio
-    if reduction == "sum":
-        return ratio.sum()
-    if len(ratio) == 0:
-        raise ValueError("the mean over an empty batch is undefined; use `reduction` 'sum' or 'none'")
-    return ratio.mean()
 
 
 def _check_mean_free(u: Float[Tensor, "batch channel *grid"]) -> None:
@@ -754,22 +444,3 @@ def _integral(
         weights[-1] += extra
         density = density @ weights
     return density.sum(1)
-
-
-def _time_weights(dt: float | Tensor, frames: int) -> Float[Tensor, " frames"]:
-    """Return the trapezoidal weights of frames."""
-    if frames < 2:
-        raise ValueError(f"a norm over time needs at least 2 frames, got {frames}")
-    if not isinstance(dt, Tensor):
-        dt = torch.full((frames - 1,), _positive_step(dt), dtype=torch.float64)
-    if dt.shape != (frames - 1,):
-        expected = f"a number or {frames - 1} steps between {frames} frames"
-        raise ValueError(f"`dt` must be {expected}, got shape {tuple(dt.shape)}")
-    return 0.5 * (nn.functional.pad(dt, (0, 1)) + nn.functional.pad(dt, (1, 0)))
-
-
-def _positive_step(dt: float) -> float:
-    """Return a time step, or raise ``ValueError``."""
-    if not 0 < dt < math.inf:
-        raise ValueError(f"`dt` (={dt}) must be positive and finite")
-    return float(dt)
