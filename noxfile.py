@@ -172,8 +172,12 @@ def build(session: nox.Session, member: str) -> None:
     """Build one member's wheel and sdist, install the wheel into an empty environment and import it."""
     folder = "packages" if member in PACKAGES else "apps"
     out = Path(session.create_tmp())
-    session.run("uv", "build", "--package", f"lemmata-{member}", f"--out-dir={out / member}", "--clear", external=True)
-    session.run("uv", "build", "--all-packages", "--wheel", f"--out-dir={out / 'needs'}", silent=True, external=True)
+    session.run(
+        "uv", "build", "--package", f"lemmata-{member}", f"--out-dir={out / member}", "--clear", external=True
+    )
+    session.run(
+        "uv", "build", "--all-packages", "--wheel", f"--out-dir={out / 'needs'}", silent=True, external=True
+    )
     session.install(f"--find-links={out / 'needs'}", str(next((out / member).glob("*.whl"))))
     name = f"lemmata.{member}" if folder == "packages" else f"lemmata.apps.{member.replace('-', '_')}"
     session.run("python", "-c", f"import {name}; print({name}.__name__, 'imports')")
