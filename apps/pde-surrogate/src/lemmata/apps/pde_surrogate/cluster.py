@@ -2,9 +2,11 @@
 
 import importlib
 import logging
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -14,6 +16,9 @@ T = TypeVar("T")
 
 # Enough that no worker waits for the client, few enough that a million tasks are no load.
 _IN_FLIGHT_PER_WORKER = 4
+
+PATIENCE = 10.0
+"""Seconds to wait for a scheduler."""
 
 
 def run_all(
@@ -48,7 +53,7 @@ def run_all(
             function(task)
             finished()
         return
-    with _client(workers, scheduler) as client:
+    with _client(function, workers, scheduler) as client:
         _run_on(client, function, tasks, finished)
 
 
@@ -80,20 +85,24 @@ def _run_on(
 
 
 @contextmanager
-def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
+def _client(function: Callable[..., None], workers: int | None, scheduler: str | None) -> Iterator[Any]:
     import dask
 
     distributed = _distributed()
     if scheduler is not None:
         try:
-            client = distributed.Client(scheduler, timeout=10, set_as_default=False)
+            client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
             raise OSError(f"`scheduler` (={scheduler!r}) cannot be reached: {error}") from error
         with client:
             yield client
         return
     # A chunk that takes down two workers will take down the next; the default is four.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+    options = {"distributed.scheduler.allowed-failures": 1}
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        options["distributed.worker.multiprocessing-method"] = "forkserver"
+    with dask.config.set(options):
+        _preload(function)
         try:
             cluster = distributed.LocalCluster(
                 n_workers=workers,
@@ -110,6 +119,14 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
             ) from error
         with cluster, distributed.Client(cluster, set_as_default=False) as client:
             yield client
+
+
+def _preload(function: Callable[..., None]) -> None:
+    """Let workers fork from one process that has imported PyTorch, whose pages they then share."""
+    context = _distributed().utils.get_mp_context()
+    if context.get_start_method() == "forkserver":
+        module = function.func.__module__ if isinstance(function, partial) else function.__module__
+        context.set_forkserver_preload(["distributed", module])
 
 
 def _distributed() -> Any:

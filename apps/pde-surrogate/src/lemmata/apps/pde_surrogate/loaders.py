@@ -67,7 +67,7 @@ def load_fields(
         >>> data = load_fields(folder / "pairs.npz", map="input=coeff target=sol", grid_layout="nodes")
         >>> data.inputs.shape, data.inputs.dtype
         (torch.Size([4, 1, 8, 8]), torch.float32)
-        >>> data.attributes["notices"][0]
+        >>> data.attributes["notices"][1]
         "input: array 'coeff' is bool, cast to float32"
     """
     path = Path(path)

@@ -97,8 +97,12 @@ class StoredFields(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             FieldFileError: Where a chunk is truncated or corrupt.
         """
-        inputs, targets = (torch.from_numpy(self._read(name, 0, len(self))) for name in ARRAYS)
-        return FieldDataset(inputs, targets, self.grid, attributes=self.attributes)
+        fields = {name: torch.from_numpy(np.empty(a.shape, a.dtype)) for name, a in self._arrays.items()}
+        for name, array in self._arrays.items():
+            for start in range(0, len(self), array.chunks[0]):
+                stop = min(start + array.chunks[0], len(self))
+                fields[name][start:stop] = torch.from_numpy(self._read(name, start, stop))
+        return FieldDataset(fields["input"], fields["target"], self.grid, attributes=self.attributes)
 
     def _read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         with reading(self.path, f"array '{self._name}/{name}', samples {start} to {stop - 1}"):
@@ -308,8 +312,6 @@ def create_group(
             dtype=np.dtype(dtype),
             compressors=[ZstdCodec(level=3), Crc32cCodec()],
             fill_value=float("nan"),
-            # Every chunk is a file, so that one that is missing is known to be lost.
-            config={"write_empty_chunks": True},
         )
 
 
@@ -327,9 +329,11 @@ def write_samples(
     Returns:
         SHA-256 of the block of either array.
     """
-    group = zarr.open_group(path / _name(resolution), mode="r+")
-    for name, block in zip(ARRAYS, fields, strict=True):
-        _array(path, group, name)[start : start + len(block)] = block
+    # Every chunk is a file, so that one that is missing is known to be lost.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        group = zarr.open_group(path, path=_name(resolution), mode="r+")
+        for name, block in zip(ARRAYS, fields, strict=True):
+            _array(path, group, name)[start : start + len(block)] = block
     return {name: _sha256([block]) for name, block in zip(ARRAYS, fields, strict=True)}
 
 
@@ -364,7 +368,7 @@ def seal_group(path: Path, resolution: int, attributes: Mapping[str, Any]) -> No
         FieldFileError: Where a chunk is missing, truncated or corrupt.
     """
     digests = array_digests(path, resolution)
-    group = zarr.open_group(path / _name(resolution), mode="r+")
+    group = zarr.open_group(path, path=_name(resolution), mode="r+")
     sealed = {
         **attributes,
         "grid": group.attrs["grid"],
@@ -429,7 +433,7 @@ def _groups(path: Path) -> dict[int, zarr.Group]:
 
 def _open_group(path: Path, name: str) -> zarr.Group:
     with reading(path, f"group {name!r}"):
-        return zarr.open_group(path / name, mode="r")
+        return zarr.open_group(path, path=name, mode="r")
 
 
 def _array(path: Path, group: zarr.Group, name: str) -> zarr.Array[Any]:

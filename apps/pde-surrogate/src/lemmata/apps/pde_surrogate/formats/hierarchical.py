@@ -1,5 +1,6 @@
 """Formats that hold a tree of arrays: HDF5 (PDEBench's layouts among it), NetCDF and Zarr."""
 
+import io
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,18 +68,15 @@ def open_netcdf(path: Path) -> dict[str, ArraySource]:
     Raises:
         FieldFileError: Where the file is not NetCDF, truncated or corrupt.
     """
-    import xarray as xr
-
     with reading(path, "a NetCDF file"):
-        engine = _netcdf_engine(path)
-        with xr.open_dataset(path, engine=engine, decode_times=False) as dataset:
+        with _netcdf(path) as dataset:
             return {
                 str(name): ArraySource(
                     path,
                     str(name),
                     tuple(variable.shape),
                     np.dtype(variable.dtype),
-                    partial(_load_netcdf, path, engine, str(name)),
+                    partial(_load_netcdf, path, str(name)),
                 )
                 for name, variable in dataset.variables.items()
             }
@@ -133,16 +131,21 @@ def _load_samples(path: Path, samples: list[str], name: str) -> npt.NDArray[Any]
         return np.stack([np.asarray(file[sample][name][()]) for sample in samples])
 
 
-def _netcdf_engine(path: Path) -> str:
-    with path.open("rb") as file:
-        return "scipy" if file.read(3) == b"CDF" else "h5netcdf"
-
-
-def _load_netcdf(path: Path, engine: str, name: str) -> npt.NDArray[Any]:
+def _netcdf(path: Path) -> Any:
+    """Open a NetCDF file of either family."""
     import xarray as xr
 
-    with xr.open_dataset(path, engine=engine, decode_times=False) as dataset:
-        return np.asarray(dataset.variables[name].values)
+    with path.open("rb") as file:
+        classic = file.read(3) == b"CDF"
+    if not classic:
+        return xr.open_dataset(path, engine="h5netcdf", decode_times=False)
+    # From memory: SciPy maps classic files, and leaves those open that turn out to be truncated.
+    return xr.open_dataset(io.BytesIO(path.read_bytes()), engine="scipy", decode_times=False)
+
+
+def _load_netcdf(path: Path, name: str) -> npt.NDArray[Any]:
+    with _netcdf(path) as dataset:
+        return np.array(dataset.variables[name].values)
 
 
 def _load_zarr(array: Any) -> npt.NDArray[Any]:

@@ -29,6 +29,8 @@ __all__ = ["FieldReader", "Roles", "check_finite"]
 
 Roles = Mapping[str, str] | Sequence[str] | str
 _log = logging.getLogger(__name__)
+# Inverse transforms leave imaginary parts of this relative size in real fields.
+_ROUNDING = 1e-5
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16}
 
 # Usual names, in order of preference; PDEBench's Darcy files hold `nu` and `tensor`.
@@ -128,6 +130,7 @@ class FieldReader:
         self, role: str, name: str, time: int | slice | str | None, like: Tensor | None
     ) -> npt.NDArray[Any]:
         source = self.sources[name]
+        source.check()
         layout = self._layout(role, source, time, like)
         if "t" in layout and time is None:
             time = 0 if role == "input" else -1
@@ -165,12 +168,13 @@ class FieldReader:
         where = f"{self.path}: array {source.name!r}"
         if array.dtype.kind == "c":
             imaginary = float(np.abs(array.imag).max())
-            if imaginary > 1e-6 * float(np.abs(array.real).max()):
+            if imaginary > _ROUNDING * float(np.abs(array.real).max()):
                 raise FieldFileError(
                     f"{where} is complex with imaginary parts up to {imaginary:.3g}, expected real"
                 )
             self.notice(
-                f"{role}: array {source.name!r} is {array.dtype} without imaginary part, taken as real"
+                f"{role}: array {source.name!r} is {array.dtype} with imaginary parts of at most "
+                f"{imaginary:.1e}, taken as real"
             )
             array = array.real
         elif array.dtype.kind in "biu":

@@ -39,6 +39,17 @@ class ArraySource:
         """Whether its entries are numbers (or booleans)."""
         return self.dtype.kind in "biufc"
 
+    def check(self) -> None:
+        """Raise where the array does not hold numbers.
+
+        Raises:
+            FieldFileError: Where it does not.
+        """
+        if not self.numeric:
+            raise FieldFileError(
+                f"{self.file}: array {self.name!r} holds {_describe(self.dtype)}, expected numbers"
+            )
+
     def read(self) -> npt.NDArray[Any]:
         """Read the array.
 
@@ -48,10 +59,7 @@ class ArraySource:
         Raises:
             FieldFileError: Where it does not hold numbers, or the file is truncated or corrupt.
         """
-        if not self.numeric:
-            raise FieldFileError(
-                f"{self.file}: array {self.name!r} holds {_describe(self.dtype)}, expected numbers"
-            )
+        self.check()
         with reading(self.file, f"array {self.name!r}"):
             array = self.load()
         if array.shape != self.shape:
