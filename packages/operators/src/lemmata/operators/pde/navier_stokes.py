@@ -15,7 +15,7 @@ References:
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -68,7 +68,7 @@ class NavierStokes2d(PeriodicEquation):
         self,
         viscosity: float = 1e-3,
         *,
-        forcing: Literal["diagonal", "kolmogorov"] | Tensor | Sequence[Sequence[float]] | None = "diagonal",
+        forcing: str | Tensor | Sequence[Sequence[float]] | None = "diagonal",
         length: float | Sequence[float] = 1.0,
         final_time: float = 10.0,
         time_step: float | None = None,
@@ -129,7 +129,7 @@ class NavierStokes2d(PeriodicEquation):
     def _forcing_field(self, grid: Grid) -> Float[Tensor, "x y"]:
         """Return the forcing on a grid."""
         if isinstance(self.forcing, Tensor):
-            return fourier_resize(self.forcing.double()[None, None], grid.shape)[0, 0]
+            return fourier_resize(self.forcing[None, None], grid.shape)[0, 0]
         x, y = grid.coordinates(dtype=torch.float64)
         x, y = 2.0 * math.pi * x / self.length[0], 2.0 * math.pi * y / self.length[1]
         if self.forcing == "diagonal":
@@ -147,8 +147,7 @@ def _checked_forcing(forcing: Any) -> Any:
         if forcing in {"diagonal", "kolmogorov"}:
             return forcing
         raise ValueError(f"`forcing` (={forcing!r}) must be 'diagonal', 'kolmogorov', None or a field")
-    field = torch.as_tensor(forcing)
-    field = field if field.is_floating_point() else field.double()
+    field = torch.as_tensor(forcing, dtype=torch.float64)
     if field.ndim != 2 or field.numel() == 0 or not bool(torch.isfinite(field).all()):
         raise ValueError(f"`forcing` of shape {tuple(field.shape)} must be a finite field (N1, N2)")
     return field

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.fft
 import torch
-from jaxtyping import Complex, Float, Inexact
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from lemmata.operators.grids import Grid, Layout
@@ -53,15 +53,15 @@ class Spectrum:
             for frequency, size in zip(mesh, grid.length, strict=True)
         )
 
-    def forward(self, fields: Float[Tensor, "*batch_grid"]) -> Complex[Tensor, "*batch_modes"]:
-        """Transform fields; discarded slots of all axes but the last hold what they hold, unmasked."""
+    def forward(self, fields: Tensor) -> Tensor:
+        """Transform real fields ``(..., *grid)`` to spectra, not masked yet along full axes."""
         spectrum: Tensor = torch.fft.rfft(fields, dim=-1)[..., : self.highest[-1] + 1]
         for axis in range(-self.grid.dim, -1):
             spectrum = torch.fft.fft(spectrum, dim=axis)
         return spectrum
 
-    def inverse(self, spectrum: Complex[Tensor, "*batch_modes"]) -> Float[Tensor, "*batch_grid"]:
-        """Transform spectra, zero in all discarded slots, to fields."""
+    def inverse(self, spectrum: Tensor) -> Tensor:
+        """Transform spectra, zero in discarded slots, to real fields ``(..., *grid)``."""
         for axis in range(-self.grid.dim, -1):
             spectrum = torch.fft.ifft(spectrum, dim=axis)
         fields: Tensor = torch.fft.irfft(spectrum, n=self.grid.shape[-1], dim=-1)
