@@ -76,7 +76,7 @@ def lint(session: nox.Session) -> None:
     session.run("sp-repo-review", ".")
     for folder in (*(f"packages/{name}" for name in PACKAGES), *(f"apps/{name}" for name in APPS)):
         with session.chdir(folder):
-            session.run("deptry", "src", silent=True)
+            session.run("deptry", "src", "--known-first-party=lemmata", silent=True)
     audit(session)
 
 
