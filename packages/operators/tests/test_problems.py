@@ -254,6 +254,12 @@ def test_coefficients_that_are_not_finite_are_counted():
         helmholtz(a)
 
 
+def test_complex_coefficients_are_refused():
+    for assemble in (darcy, helmholtz):
+        with pytest.raises(TypeError, match="must be of a floating type, got complex128"):
+            assemble(np.ones((4, 4), dtype=complex))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

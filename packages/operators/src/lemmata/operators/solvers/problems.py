@@ -140,6 +140,7 @@ def darcy(
         The system; its grid has layout ``"cells"``.
 
     Raises:
+        TypeError: Where the coefficient is complex.
         ValueError: Where the coefficient is not positive or not finite, an axis has fewer than two cells,
             there are more than three axes, or the forcing has another shape or is not finite.
 
@@ -213,6 +214,7 @@ def helmholtz(
         The system; ``A`` is complex128 where the boundary absorbs, else float64.
 
     Raises:
+        TypeError: Where ``k`` is complex.
         ValueError: Where ``k`` is not positive or not finite, the boundary is unknown, the shape is missing
             or is not that of ``k``, an axis has fewer than two points, or the forcing has another shape or is
             not finite.
@@ -258,6 +260,8 @@ def checked_coefficient(a: NDArray[Any] | np.floating[Any] | Tensor, name: str) 
     """Return a coefficient in float64; raise `ValueError` with the count of entries not positive."""
     if isinstance(a, Tensor):
         a = a.detach().cpu().numpy()
+    if np.iscomplexobj(a):
+        raise TypeError(f"`{name}` must be of a floating type, got {a.dtype}")
     coefficient = np.asarray(a, dtype=np.float64)
     finite = np.isfinite(coefficient)
     if not finite.all():
