@@ -22,12 +22,20 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lemmata.operators.grids import Grid, Layout
+from lemmata.operators.grids import Layout
 from lemmata.operators.neural.spectral import SpectralConv, fourier_resample, require_field, require_positive
 
 __all__ = ["FNO", "Pointwise", "Skip", "SpectralBlock"]
 
 Skip = Literal["linear", "soft-gating", "identity"]
+
+# Of `Grid`, on the unit box: x_j = (j + first) / (n + intervals). A `Grid` itself is not traced by compilers.
+_COORDINATES: dict[Layout, tuple[float, int]] = {
+    "periodic": (0, 0),
+    "nodes": (0, -1),
+    "interior": (1, 1),
+    "cells": (0.5, 0),
+}
 
 
 class FNO(nn.Module):
@@ -286,10 +294,10 @@ class Pointwise(nn.Module):
         Returns:
             Field of ``out_channels`` channels.
         """
-        batch, _, *grid = v.shape
+        batch, channels, *grid = v.shape
+        columns = v.reshape(batch, channels, math.prod(grid))
         weight = self.weight.expand(batch, -1, -1)
-        # Bias and product in one pass over the output, which is the largest array here.
-        return torch.baddbmm(self.bias[:, None], weight, v.flatten(2)).view(batch, -1, *grid)
+        return torch.baddbmm(self.bias[:, None], weight, columns).view(batch, len(self.bias), *grid)
 
     def extra_repr(self) -> str:
         """Describe the layer in a model's printout."""
@@ -341,11 +349,12 @@ def _append_coordinates(
 ) -> Float[Tensor, "batch more *grid"]:
     """Append the coordinates on the unit box, one channel an axis; vectors until they are copied once."""
     batch, _, *shape = x.shape
-    axes = Grid(tuple(shape), (1.0,) * len(shape), layout).axes(dtype=x.dtype, device=x.device)
-    channels = [
-        points.view(-1, *[1] * (len(shape) - 1 - axis)).expand(batch, 1, *shape)
-        for axis, points in enumerate(axes)
-    ]
+    first, intervals = _COORDINATES[layout]
+    channels = []
+    for axis, n in enumerate(shape):
+        points = (torch.arange(n, dtype=torch.float64, device=x.device) + first) / max(n + intervals, 1)
+        trailing = [1] * (len(shape) - 1 - axis)
+        channels.append(points.to(x.dtype).view(n, *trailing).expand(batch, 1, *shape))
     return torch.cat([x, *channels], 1)
 
 

@@ -275,9 +275,9 @@ def _contract(
     and the four products they make are combined afterwards, where there is least data.
     """
     _, *modes, b, c = x_2MBC.shape
-    o = weight_MCO2.shape[-2]
-    rows = x_2MBC.reshape(2, -1, b, c).transpose(0, 1).reshape(-1, 2 * b, c)
-    products = torch.bmm(rows, weight_MCO2.reshape(-1, c, 2 * o)).view(-1, 2, b, o, 2)
+    m, o = math.prod(modes), weight_MCO2.shape[-2]
+    rows = x_2MBC.reshape(2, m, b, c).transpose(0, 1).reshape(m, 2 * b, c)
+    products = torch.bmm(rows, weight_MCO2.reshape(m, c, 2 * o)).view(m, 2, b, o, 2)
     real_row, imaginary_row = products.unbind(1)
     (rr, ri), (ir, ii) = real_row.unbind(-1), imaginary_row.unbind(-1)
     return torch.stack([rr - ii, ri + ir]).view(2, *modes, b, o)
@@ -290,7 +290,8 @@ def _resample_axis(x: Float[Tensor, "*any"], n: int, dim: int) -> Float[Tensor, 
         # The frequency N/2 of the smaller grid is one bin there and two, N/2 and -N/2, on the larger.
         below, last = spectrum.split([smaller // 2, 1], dim)
         spectrum = torch.cat([below, last * (0.5 if smaller < n else 2.0)], dim)
-    return torch.fft.irfft(spectrum, n=n, dim=dim, norm="forward")
+    resampled: Tensor = torch.fft.irfft(spectrum, n=n, dim=dim, norm="forward")
+    return resampled
 
 
 def _at_least_single(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
