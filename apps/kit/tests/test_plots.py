@@ -36,7 +36,8 @@ def test_settings_are_as_before():
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, lemmata.apps.kit.plots as p; p.new_figure(); sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys; from lemmata.apps.kit import plots; plots.new_figure(); "
+    code += "sys.exit('matplotlib.pyplot' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0
 
 

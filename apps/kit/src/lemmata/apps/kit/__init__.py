@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from lemmata.apps.kit.cli import App, TrainingVerbs, Verb, main
     from lemmata.apps.kit.datasets import Dataset, cache_folder, fetch
     from lemmata.apps.kit.files import new_output, read_json, sha256, write_atomically, write_json
+    from lemmata.apps.kit.loading import ResumableLoader, ResumableSampler
     from lemmata.apps.kit.logs import CsvLogger
     from lemmata.apps.kit.plots import PALETTE, new_figure, save_figure, style
-    from lemmata.apps.kit.loading import ResumableLoader, ResumableSampler
     from lemmata.apps.kit.resume import LastCheckpoint, RandomState
     from lemmata.apps.kit.tables import Table
     from lemmata.apps.kit.training import Run, open_run, trainer_arguments

@@ -1,8 +1,8 @@
 """The command line of an app: its verbs, imported when used, and errors people can read.
 
-``fit``, ``validate`` and ``test`` are LightningCLI's; every other verb is a plain function whose parameters become
-arguments. ``--help`` and ``--version`` import nothing but this module. An expected error (a wrong value, a missing
-or broken file, an argument the parser refuses) ends in one line on stderr and exit code 2;
+``fit``, ``validate`` and ``test`` are LightningCLI's; every other verb is a plain function whose parameters
+become arguments. ``--help`` and ``--version`` import nothing but this module. An expected error (a wrong
+value, a missing or broken file, an argument the parser refuses) ends in one line on stderr and exit code 2;
 ``LEMMATA_TRACEBACK=1`` shows where it came from.
 """
 
@@ -24,7 +24,8 @@ class Verb:
     """A plain function behind a verb.
 
     Args:
-        target: ``"package.module:function"``, imported when the verb is used. Parameters without a default are
+        target: ``"package.module:function"``, imported when the verb is used. Parameters without a default
+        are
             positional arguments, keyword-only ones options; their types and docstring entries make the help.
         help: One line for the list of verbs.
     """

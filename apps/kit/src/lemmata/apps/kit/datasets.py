@@ -1,9 +1,9 @@
 """Published data sets: where they come from, their hashes and licences, and one cache for all apps.
 
-The registry, ``datasets.tsv`` beside this module, names each file's place in the cache, its SHA-256, its address,
-its licence and who publishes it. The cache is the folder that the environment variable ``LEMMATA_DATA`` names,
-else the platform's. A file that is there with the right content is used as it is, also from a folder that cannot
-be written.
+The registry, ``datasets.tsv`` beside this module, names each file's place in the cache, its SHA-256, its
+address, its licence and who publishes it. The cache is the folder that the environment variable
+``LEMMATA_DATA`` names, else the platform's. A file that is there with the right content is used as it is,
+also from a folder that cannot be written.
 """
 
 import csv
@@ -60,7 +60,7 @@ def cache_folder() -> Path:
     """Return the cache: the folder ``LEMMATA_DATA`` names where set, else the platform's cache folder."""
     if named := os.environ.get("LEMMATA_DATA"):
         return Path(named).expanduser()
-    import pooch
+    import pooch  # type: ignore[import-untyped]  # it has no stubs
 
     return Path(pooch.os_cache("lemmata"))
 

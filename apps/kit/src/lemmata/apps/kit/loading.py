@@ -1,9 +1,9 @@
 """Batches in an order that a killed run can take up again.
 
-The order of an epoch is a function of (seed, epoch) alone, and so is whatever the data sets draw at random while
-a batch is read: neither depends on the number of workers, on what else draws random numbers, or on where the run
-was interrupted. In a run of several processes all share one order, of which each takes its stride, so that W
-processes with batches of b see what one process with batches of W b sees.
+The order of an epoch is a function of (seed, epoch) alone, and so is whatever the data sets draw at random
+while a batch is read: neither depends on the number of workers, on what else draws random numbers, or on
+where the run was interrupted. In a run of several processes all share one order, of which each takes its
+stride, so that W processes with batches of b see what one process with batches of W b sees.
 """
 
 import random
@@ -129,16 +129,18 @@ class ResumableLoader:
         drop_last: Leave out batches smaller than ``batch_size``.
         num_replicas: Number of processes; by default that of ``torch.distributed``.
         rank: This process; by default that of ``torch.distributed``.
-        loader_options: Further arguments of ``DataLoader``: ``num_workers``, ``collate_fn``, ``pin_memory``...
+        loader_options: Further arguments of ``DataLoader``: ``num_workers``, ``collate_fn``,
+            ``pin_memory``...
 
     Attributes:
         dataset: The data set; several are concatenated.
         sampler: The order of batches; Lightning tells it the epoch.
-        before_fetch: Called before each batch is asked for; :class:`~lemmata.apps.kit.resume.RandomState` sets
-            it.
+        before_fetch: Called before each batch is asked for; :class:`~lemmata.apps.kit.resume.RandomState`
+            sets it.
 
     Raises:
-        ValueError: Where there is no data set, one is empty, a batch size is not positive, or no batch is left.
+        ValueError: Where there is no data set, one is empty, a batch size is not positive, or no batch is
+            left.
 
     Example:
         >>> loader = ResumableLoader(torch.arange(10), 4, shuffle=False)
@@ -216,6 +218,7 @@ class ResumableLoader:
             batch = next(batches)
             self._handed_out += 1
             yield batch
+        self._handed_out = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; another one than before starts from its beginning."""
@@ -336,7 +339,8 @@ def _batch_sizes(batch_size: int | Sequence[int], lengths: Sequence[int]) -> lis
     sizes = [batch_size] * len(lengths) if isinstance(batch_size, int) else list(batch_size)
     if len(sizes) != len(lengths) or min(sizes) < 1:
         raise ValueError(
-            f"`batch_size` (={batch_size}) must be a positive integer, or one for each of {len(lengths)} data sets"
+            f"`batch_size` (={batch_size}) must be a positive integer, "
+            f"or one for each of {len(lengths)} data sets"
         )
     return sizes
 

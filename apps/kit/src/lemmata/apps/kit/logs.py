@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from lemmata.apps.kit.files import write_atomically
@@ -106,7 +106,7 @@ class CsvLogger(Logger):
             os.fsync(file.fileno())
 
     @rank_zero_only
-    def finalize(self, status: str) -> None:
+    def finalize(self, *_: Any) -> None:
         """Write the rows held back."""
         self.save()
 

@@ -75,7 +75,8 @@ def style() -> Iterator[None]:
     """
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        for name, value in _STYLE.items():
+            mpl.rcParams[name] = value  # type: ignore[index]  # the stubs know the names as literals
         yield
 
 

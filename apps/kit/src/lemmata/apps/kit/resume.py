@@ -1,13 +1,14 @@
 """Exact resume: a run killed at any point and resumed equals one that was never interrupted.
 
-Lightning restores weights, optimisers, schedulers and loop counters, but neither the random states nor, in the
-middle of an epoch, the position in the data; its checkpoints taken after a batch come before that step is logged
-and before the validation that may follow it. Here the checkpoint is taken *between* two steps instead: all that
-belongs to the step before is done, logged and written, nothing of the step after has drawn a random number.
+Lightning restores weights, optimisers, schedulers and loop counters, but neither the random states nor, in
+the middle of an epoch, the position in the data; its checkpoints taken after a batch come before that step is
+logged and before the validation that may follow it. Here the checkpoint is taken *between* two steps instead:
+all that belongs to the step before is done, logged and written, nothing of the step after has drawn a random
+number.
 
 On a CPU with fixed threads the resumed run then has the same weights, optimiser state, logged losses and
-epoch-wide means, bit for bit. What it needs is a :class:`~lemmata.apps.kit.loading.ResumableLoader` for training
-and the two callbacks of this module among the trainer's;
+epoch-wide means, bit for bit. What it needs is a :class:`~lemmata.apps.kit.loading.ResumableLoader` for
+training and the two callbacks of this module among the trainer's;
 :func:`~lemmata.apps.kit.training.trainer_arguments` puts them there.
 
 References:
@@ -38,7 +39,9 @@ __all__ = [
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of the global generators of torch (CPU, and the current CUDA device), numpy and Python.
+    """Return the states of the global generators of torch, numpy and Python.
+
+    Of torch these are the CPU's and, where it is in use, the current CUDA device's.
 
     Returns:
         A dict of tensors and plain numbers, which ``torch.load(weights_only=True)`` reads.
@@ -54,7 +57,7 @@ def random_state() -> dict[str, Any]:
     version, words, next_gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,  # type: ignore[no-untyped-call]  # torch does not annotate it
         "numpy": {
             "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
             "position": int(position),
@@ -80,8 +83,8 @@ def set_random_state(state: dict[str, Any]) -> None:
 class RandomState(Callback):
     """Stores the random states in every checkpoint, and sets them where the training goes on.
 
-    Validation leaves the training's random numbers alone: what it draws is undone at its end. Put this callback
-    before others that draw random numbers.
+    Validation leaves the training's random numbers alone: what it draws is undone at its end. Put this
+    callback before others that draw random numbers.
     """
 
     def __init__(self) -> None:
@@ -90,42 +93,40 @@ class RandomState(Callback):
         self._before_validation: dict[str, Any] | None = None
         self._restored: dict[str, Any] | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Have the training's loaders tell when they are about to read."""
         for loader in _training_loaders(trainer):
             if isinstance(loader, ResumableLoader):
                 loader.before_fetch = self._before_fetch
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         """Take up the stored state where an epoch begins; remember the state for a checkpoint."""
         self._take_up()
         self.before_epoch = random_state()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """Take up the stored state with a loader that does not tell when it reads."""
         self._take_up()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
         """Remember the training's state."""
         if not trainer.sanity_checking:
             self._before_validation = random_state()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, *_: Any) -> None:
         """Give the training its state back."""
         if self._before_validation is not None:
             set_random_state(self._before_validation)
             self._before_validation = None
 
     def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, _trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Store the states of all processes."""
         checkpoint[_RANDOM] = _of_all_processes(self._before_validation or random_state())
 
     def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep this process's state until the training goes on."""
         states = checkpoint.get(_RANDOM)
@@ -145,9 +146,9 @@ class RandomState(Callback):
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` between two steps: every n steps, between epochs, and when the run ends.
 
-    Needs :class:`RandomState` among the callbacks. With gradient accumulation a step is an optimiser's step. An
-    extended run (more epochs than at first) goes on exactly; one that ``max_steps`` or a time limit stopped
-    within an epoch goes on with the next epoch.
+    Needs :class:`RandomState` among the callbacks. With gradient accumulation a step is an optimiser's step.
+    An extended run (more epochs than at first) goes on exactly; one that ``max_steps`` or a time limit
+    stopped within an epoch goes on with the next epoch.
 
     Args:
         folder: Folder of ``last.ckpt``; the trainer's ``default_root_dir`` by default.
@@ -167,7 +168,7 @@ class LastCheckpoint(Checkpoint):
         self._means: dict[str, dict[str, Any]] = {}
         self._saved_step = -1
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Set the counters Lightning cannot know, and cut the logs to the step that comes next."""
         random_state_of(trainer)
         if self._restored is not None:
@@ -183,7 +184,7 @@ class LastCheckpoint(Checkpoint):
         self._restored = None
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, _module: LightningModule, _batch: Any, batch_idx: int
     ) -> None:
         """Save before a step, as all of the step before it is done."""
         step = trainer.global_step
@@ -191,23 +192,21 @@ class LastCheckpoint(Checkpoint):
         if (batch_idx == 0 or due) and step != self._saved_step:
             self._save(trainer, batch_idx, ended=False)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Add the part of the epoch before the interruption to its means."""
         self._add_means(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         """Likewise, for what is logged at an epoch's end."""
         self._add_means(trainer)
         self._means = {}
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         """Save the end of the run."""
         self._save(trainer, 0, ended=True)
 
     def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Turn the checkpoint, taken as a batch starts, into one taken before that batch was read."""
         if self._saving is None:
@@ -228,7 +227,7 @@ class LastCheckpoint(Checkpoint):
         }
 
     def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what the training needs to go on."""
         between = checkpoint.get(_BETWEEN)
@@ -247,7 +246,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer, batches: int, *, ended: bool) -> None:
         """Write ``last.ckpt``, once the logs hold all that came before."""
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's debugging connector
             return
         for logger in trainer.loggers:
             logger.save()
@@ -294,7 +293,9 @@ def _training_loaders(trainer: Trainer) -> list[Any]:
 
 
 def _step_back(loops: dict[str, Any], *, begun: bool) -> None:
-    """Turn the stored counters back to before the batch was read; to before the epoch, where it has just begun.
+    """Turn the stored counters back to before the batch was read.
+
+    Where the epoch has just begun, to before the epoch.
 
     Lightning stores progress as ready, started, processed and completed, over the run (``total``) and within
     the epoch (``current``).
@@ -314,7 +315,7 @@ def _set_counters(trainer: Trainer, between: dict[str, Any]) -> None:
     stage cleared, ``reset`` counts one logged step more when it restarts within an epoch, and none when an
     epoch begins.
     """
-    loop = trainer.fit_loop.epoch_loop
+    loop: Any = trainer.fit_loop.epoch_loop
     batches = between["batches"]
     progress = loop.batch_progress
     done = progress.total.completed

@@ -1,8 +1,8 @@
-"""A training run: its folder, and the trainer pieces every app uses (progress, logs, checkpoints, exact resume).
+"""A training run: its folder, and the trainer pieces every app uses.
 
-A run folder holds ``config.yaml``, ``metrics.csv``, TensorBoard's events and ``checkpoints/`` with ``last.ckpt``
-and the best by the monitored metric. :func:`open_run` and :func:`trainer_arguments` are what the command line
-uses; a Python API that does the same calls them.
+A run folder holds ``config.yaml``, ``metrics.csv``, TensorBoard's events and ``checkpoints/`` with
+``last.ckpt`` and the best by the monitored metric. :func:`open_run` and :func:`trainer_arguments` are what
+the command line uses; a Python API that does the same calls them.
 """
 
 import importlib.util
@@ -95,7 +95,7 @@ def trainer_arguments(
         monitor: The logged metric that ranks checkpoints; None keeps ``last.ckpt`` alone.
         mode: Whether a good metric is small (``"min"``) or large (``"max"``).
         save_top_k: How many of the best checkpoints to keep.
-        every_n_train_steps: Steps between two writes of ``last.ckpt`` within an epoch; 0 for epochs' ends alone.
+        every_n_train_steps: Steps between two writes of ``last.ckpt`` within an epoch; 0 for none.
         progress: Show a progress bar; by default where stderr is a terminal.
 
     Returns:
@@ -195,9 +195,9 @@ def run_training_verb(app: str, verb: str, verbs: TrainingVerbs, argv: Sequence[
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the resolved configuration as ``config.yaml`` of the run folder, so that it starts the run again."""
+    """Saves the resolved configuration as ``config.yaml``, from which the run starts again."""
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, _module: LightningModule, stage: str) -> None:
         """Save once, when a fit starts; a resumed run's configuration takes the place of the one before."""
         if self.already_saved or stage != "fit":
             return
