@@ -252,7 +252,7 @@ def bad(tmp_path, message, *, expected=ValueError, layout=None, **arrays):
 
 
 def test_nan_names_array_and_sample(tmp_path):
-    y = np.zeros((4, 8, 8))
+    x, y = np.ones((4, 8, 8)), np.zeros((4, 8, 8))
     y[2, 3, 3] = np.nan
     y[3, 0, :2] = np.inf
     bad(

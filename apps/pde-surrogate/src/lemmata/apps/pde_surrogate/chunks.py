@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lemmata.apps.pde_surrogate.equations import make_equation
+from lemmata.apps.pde_surrogate.equations import equation_class
 from lemmata.apps.pde_surrogate.formats.source import FieldFileError
 from lemmata.apps.pde_surrogate.store import array_digests, write_samples
 from lemmata.operators.data import FieldDataset
@@ -34,7 +34,8 @@ class Recipe:
     """Everything that determines a data set, and where it is being written.
 
     Args:
-        equation: Name of the equation.
+        equation: Name of the equation, as the user gave it.
+        target: ``"module:class"`` of the equation; workers need not know the name.
         parameters: All parameters of the equation.
         n: Number of samples.
         res: Resolutions.
@@ -46,6 +47,7 @@ class Recipe:
     """
 
     equation: str
+    target: str
     parameters: dict[str, Any]
     n: int
     res: tuple[int, ...]
@@ -106,7 +108,7 @@ def run_task(recipe: Recipe, task: Task) -> None:
         ValueError: Where the solver fails; the message names equation and sample.
     """
     with _one_thread():
-        equation = make_equation(recipe.equation, recipe.parameters)
+        equation = equation_class(recipe.target)(**recipe.parameters)
         if task.kind == "check":
             content = _check_labels(recipe, equation, task.number)
         else:
@@ -188,7 +190,7 @@ def _check_labels(recipe: Recipe, equation: Equation, res: int) -> dict[str, Any
     if isinstance(finer.get("time_step"), (int, float)):
         finer["time_step"] = finer["time_step"] / 2
     labels = _solve(recipe, equation, span, res, recipe.fine_factor, torch.float64)
-    finer_equation = make_equation(recipe.equation, finer)
+    finer_equation = equation_class(recipe.target)(**finer)
     reference = _solve(recipe, finer_equation, span, res, 2 * recipe.fine_factor, torch.float64)
     errors = _relative_l2(labels, reference.targets)
     return {

@@ -98,7 +98,7 @@ def _client(function: Callable[..., None], workers: int | None, scheduler: str |
             yield client
         return
     # A chunk that takes down two workers will take down the next; the default is four.
-    options = {"distributed.scheduler.allowed-failures": 1}
+    options: dict[str, Any] = {"distributed.scheduler.allowed-failures": 1}
     if "forkserver" in multiprocessing.get_all_start_methods():
         options["distributed.worker.multiprocessing-method"] = "forkserver"
     with dask.config.set(options):
@@ -109,7 +109,10 @@ def _client(function: Callable[..., None], workers: int | None, scheduler: str |
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=0,
-                dashboard_address=None,
+                # Any free port: the default one would warn where another cluster has it.
+                dashboard_address=":0",
+                worker_dashboard_address=None,
+                scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL,
             )
         except RuntimeError as error:

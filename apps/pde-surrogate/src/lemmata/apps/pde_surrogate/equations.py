@@ -5,6 +5,7 @@ defaults. Listing the names imports neither PyTorch nor a solver; :func:`make_eq
 """
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ else:
     # Annotations are resolved when a function is first called, so that this module imports nothing heavy.
     Equation = "lemmata.operators.pde.Equation"
 
-__all__ = ["EQUATIONS", "EquationEntry", "equation_from_attributes", "make_equation"]
+__all__ = ["EQUATIONS", "EquationEntry", "equation_class", "equation_from_attributes", "make_equation"]
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,34 @@ def make_equation(name: str, parameters: Mapping[str, Any] | None = None) -> Equ
         0.05
     """
     entry = _entry(name)
-    module, _, attribute = entry.target.partition(":")
-    cls = getattr(importlib.import_module(module), attribute)
+    cls = equation_class(entry.target)
     given = {**entry.parameters, **(parameters or {})}
     try:
         equation: Equation = cls(**given)
     except TypeError as error:
-        known = ", ".join(cls().parameters())
+        known = ", ".join(inspect.signature(cls).parameters)
         raise ValueError(
             f"equation {name!r} does not take the parameters {_listing(given)} ({error}); it knows {known}"
         ) from error
     return equation
+
+
+def equation_class(target: str) -> type[Equation]:
+    """Import an equation's class.
+
+    Args:
+        target: ``"module:class"``.
+
+    Returns:
+        The class.
+
+    Example:
+        >>> equation_class("lemmata.operators.pde.burgers:Burgers1d").name
+        'burgers'
+    """
+    module, _, name = target.partition(":")
+    cls: type[Equation] = getattr(importlib.import_module(module), name)
+    return cls
 
 
 def equation_from_attributes(attributes: Mapping[str, Any]) -> Equation:

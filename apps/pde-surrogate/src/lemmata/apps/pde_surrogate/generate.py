@@ -22,6 +22,7 @@ else:
 
 __all__ = ["generate"]
 
+Parameter = int | float | list[float] | str | None
 _CODE = ("lemmata-pde-surrogate", "lemmata-operators", "torch", "numpy", "scipy")
 
 
@@ -33,7 +34,7 @@ def generate(
     res: int | list[int] = 32,
     seed: int = 0,
     split: str = "train",
-    parameters: dict[str, Any] | None = None,
+    parameters: dict[str, Parameter] | None = None,
     fine_factor: int = 2,
     chunk: int = 16,
     workers: int | None = None,
@@ -162,6 +163,7 @@ def _is_finished(out: Path, request: Mapping[str, Any]) -> bool:
 def _prepare(out: Path, request: Mapping[str, Any], *, force: bool, resume: bool) -> Recipe:
     """Make or find the folder of the unfinished run."""
     from lemmata.apps.pde_surrogate.chunks import Recipe as MakeRecipe
+    from lemmata.apps.pde_surrogate.equations import EQUATIONS
     from lemmata.apps.pde_surrogate.store import check_replaceable
 
     check_replaceable(out, force=force)
@@ -169,6 +171,7 @@ def _prepare(out: Path, request: Mapping[str, Any], *, force: bool, resume: bool
     recipe = MakeRecipe(
         **{key: value for key, value in request.items() if key not in ("res", "code")},
         res=tuple(request["res"]),
+        target=EQUATIONS[request["equation"]].target,
         folder=folder,
     )
     begun = _begun(folder)
@@ -195,10 +198,10 @@ def _begun(folder: Path) -> dict[str, Any] | None:
 
 def _begin(recipe: Recipe, request: Mapping[str, Any]) -> None:
     """Create the empty store, then the request, whose presence says that the store is there."""
-    from lemmata.apps.pde_surrogate.equations import make_equation
+    from lemmata.apps.pde_surrogate.equations import equation_class
     from lemmata.apps.pde_surrogate.store import create_group, create_root
 
-    equation = make_equation(recipe.equation, recipe.parameters)
+    equation = equation_class(recipe.target)(**recipe.parameters)
     create_root(recipe.store, {"request": dict(request)})
     for resolution in recipe.res:
         create_group(

@@ -68,18 +68,17 @@ def open_netcdf(path: Path) -> dict[str, ArraySource]:
     Raises:
         FieldFileError: Where the file is not NetCDF, truncated or corrupt.
     """
-    with reading(path, "a NetCDF file"):
-        with _netcdf(path) as dataset:
-            return {
-                str(name): ArraySource(
-                    path,
-                    str(name),
-                    tuple(variable.shape),
-                    np.dtype(variable.dtype),
-                    partial(_load_netcdf, path, str(name)),
-                )
-                for name, variable in dataset.variables.items()
-            }
+    with reading(path, "a NetCDF file"), _netcdf(path) as dataset:
+        return {
+            str(name): ArraySource(
+                path,
+                str(name),
+                tuple(variable.shape),
+                np.dtype(variable.dtype),
+                partial(_load_netcdf, path, str(name)),
+            )
+            for name, variable in dataset.variables.items()
+        }
 
 
 def is_zarr(path: Path) -> bool:
