@@ -13,16 +13,18 @@ APP = App(
     name="pde-surrogate",
     summary="Learn a PDE's solution operator, and compare it honestly with the classical solver.",
     verbs={
-        "demo": Verb(f"{_HERE}.demo:demo", "generate, fit, evaluate, compare and plot Darcy flow in minutes"),
+        "demo": Verb(f"{_HERE}.demo:demo", "Generate, fit, evaluate, compare and plot Darcy flow in minutes"),
         "generate": Verb(
-            f"{_HERE}.generate:generate", "make a data set with a reference solver, on every core"
+            f"{_HERE}.generate:generate", "Make a data set with a reference solver, on every core"
         ),
         "inspect": Verb(
-            f"{_HERE}.inspect:inspect", "tell what a file of fields holds and how it would be read"
+            f"{_HERE}.inspect:inspect", "Tell what a file of fields holds and how it would be read"
         ),
-        "evaluate": Verb(f"{_HERE}.evaluate:evaluate", "measure errors at several resolutions, and the race"),
-        "plot": Verb(f"{_HERE}.plot:plot", "draw what an evaluation found"),
-        "predict": Verb(f"{_HERE}.predict:predict", "predict solutions for the fields of a file"),
+        "evaluate": Verb(
+            f"{_HERE}.evaluate:evaluate", "Measure errors over resolutions, and race the cheapened solver"
+        ),
+        "plot": Verb(f"{_HERE}.plot:plot", "Draw what an evaluation found"),
+        "predict": Verb(f"{_HERE}.predict:predict", "Predict solutions for the fields of a file"),
     },
     training=TrainingVerbs(
         model=f"{_HERE}.module:SurrogateModule",

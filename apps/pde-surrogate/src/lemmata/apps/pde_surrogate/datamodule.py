@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lemmata.apps.kit.resume import ResumableLoader
 from lemmata.apps.pde_surrogate.loaders import load_fields
 from lemmata.apps.pde_surrogate.store import is_store, resolutions
-from lemmata.operators.data import FieldDataset
+from lemmata.operators.data import FieldDataset, MultiResolutionLoader
 
 __all__ = ["FieldDataModule"]
 
@@ -61,7 +61,12 @@ class FieldDataModule(LightningDataModule):
             raise ValueError(f"`batch_size` (={batch_size}) must be a positive integer")
         if isinstance(val, float | int) and not 0 < val < 1:
             raise ValueError(f"`val` (={val}) must be a path, or a fraction between 0 and 1")
-        self.save_hyperparameters()
+        self.sources = {"train": train, "val": val, "test": test}
+        self.batch_size = batch_size
+        self.seed = seed
+        self.resolution = resolution
+        self.options = {"map": map, "layout": layout, "length": length, "grid_layout": grid_layout}
+        self.num_workers = num_workers
         self._sets: dict[str, list[FieldDataset]] = {}
 
     def setup(self, stage: str) -> None:
@@ -78,63 +83,63 @@ class FieldDataModule(LightningDataModule):
         for role in wanted:
             if role not in self._sets:
                 self._sets[role] = self._load(role)
+        if stage == "fit" and not self._sets["val"] and self.trainer is not None:
+            self.trainer.limit_val_batches = 0
 
     def training_sets(self) -> list[FieldDataset]:
         """Return the training set, one data set a resolution."""
         return self._sets["train"]
 
     def train_dataloader(self) -> ResumableLoader:
-        """Return shuffled training batches."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> Any:
-        """Return validation batches in order."""
-        return self._loader("val") if self._sets.get("val") else []
-
-    def test_dataloader(self) -> ResumableLoader:
-        """Return test batches in order."""
-        return self._loader("test")
-
-    def _loader(self, role: str, *, shuffle: bool = False) -> ResumableLoader:
-        """Return batches of a role's data sets."""
-        workers = self.hparams["num_workers"]
+        """Return shuffled training batches, of which each process has its share."""
         return ResumableLoader(
-            self._sets[role],
-            self.hparams["batch_size"],
-            seed=self.hparams["seed"],
-            shuffle=shuffle,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            self._sets["train"],
+            self.batch_size,
+            seed=self.seed,
+            shuffle=True,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
         )
+
+    def val_dataloader(self) -> MultiResolutionLoader | list[Any]:
+        """Return validation batches in order; every process sees all of them."""
+        return self._in_order("val") if self._sets.get("val") else []
+
+    def test_dataloader(self) -> MultiResolutionLoader:
+        """Return test batches in order; every process sees all of them."""
+        return self._in_order("test")
+
+    def _in_order(self, role: str) -> MultiResolutionLoader:
+        """Return a role's batches in order."""
+        return MultiResolutionLoader(self._sets[role], self.batch_size, shuffle=False)
 
     def _load(self, role: str) -> list[FieldDataset]:
         """Return a role's data sets, where need be by splitting the training set."""
-        source = self.hparams[role]
+        source = self.sources[role]
         if role == "val" and isinstance(source, float | int):
             if "train" not in self._sets:
                 self._sets["train"] = self._load("train")
-            splits = [_split(data, float(source), self.hparams["seed"]) for data in self._sets["train"]]
+            splits = [_split(data, float(source), self.seed) for data in self._sets["train"]]
             self._sets["train"] = [kept for kept, _ in splits]
             return [aside for _, aside in splits]
         if source is None:
             if role == "val" and "train" in self._sets:
                 return []
             raise ValueError(f"`data.{role}` is missing; expected a data set or a file of fields")
-        paths = [source] if isinstance(source, str | Path) else list(source)
+        paths = list(source) if isinstance(source, list) else [str(source)]
         sets = [data for path in paths for data in self._read(Path(path))]
-        for data in (*self._sets.get("train", ()), *sets):
-            _check_alike(sets[0], data)
+        known = [*self._sets.get("train", ()), *sets]
+        for data in known[1:]:
+            _check_alike(known[0], data)
         return sets
 
     def _read(self, path: Path) -> list[FieldDataset]:
         """Read a path, one data set a resolution."""
-        chosen = self.hparams["resolution"]
+        chosen = self.resolution
         wanted: Sequence[int | None] = [chosen] if isinstance(chosen, int) or chosen is None else list(chosen)
         if chosen is None and is_store(path):
             wanted = list(resolutions(path))
-        options = {name: self.hparams[name] for name in ("map", "layout", "length", "grid_layout")}
-        if is_store(path):
-            options = {}
+        options: dict[str, Any] = {} if is_store(path) else self.options
         sets = [load_fields(path, resolution=resolution, **options) for resolution in wanted]
         for data in sets:
             zero = int((data.targets.flatten(1) == 0).all(1).sum())
@@ -163,13 +168,20 @@ def _take(data: FieldDataset, indices: torch.Tensor) -> FieldDataset:
 
 def _check_alike(first: FieldDataset, other: FieldDataset) -> None:
     """Raise where two data sets cannot train or test one model."""
-    for what, of in (
-        ("input channels", lambda data: data.inputs.shape[1]),
-        ("target channels", lambda data: data.targets.shape[1]),
-        ("axes", lambda data: data.grid.dim),
-        ("grid layout", lambda data: data.grid.layout),
-        ("box length", lambda data: data.grid.length),
-    ):
-        if of(first) != of(other):
+    facts = (_facts(first), _facts(other))
+    for what in facts[0]:
+        expected, found = (known[what] for known in facts)
+        if found != expected:
             names = [str(data.attributes.get("source", "a data set")) for data in (first, other)]
-            raise ValueError(f"{names[1]}: found {of(other)} {what}, expected {of(first)} as in {names[0]}")
+            raise ValueError(f"{names[1]}: found {found} {what}, expected {expected} as in {names[0]}")
+
+
+def _facts(data: FieldDataset) -> dict[str, Any]:
+    """Return what data sets of one model have in common."""
+    return {
+        "input channels": data.inputs.shape[1],
+        "target channels": data.targets.shape[1],
+        "axes": data.grid.dim,
+        "grid layout": data.grid.layout,
+        "box length": data.grid.length,
+    }

@@ -32,7 +32,7 @@ class Preset:
 
 
 PRESETS = {
-    "full": Preset(samples=500, tests=64, resolution=32, size="S", epochs=60, workers=None),
+    "full": Preset(samples=500, tests=64, resolution=32, size="S", epochs=60, workers=None, overrides={"modes": 12}),
     "small": Preset(samples=64, tests=8, resolution=16, size="S", epochs=8, workers=0),
 }
 
@@ -86,6 +86,7 @@ def demo(
         size=size.size,
         overrides=size.overrides,
         epochs=size.epochs,
+        learning_rate=6e-3,
         seed=seed,
         trainer={"accelerator": "cpu", "devices": 1},
     )

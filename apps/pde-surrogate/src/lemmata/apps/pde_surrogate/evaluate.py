@@ -80,10 +80,12 @@ def evaluate(
     if out.exists() and any(out.iterdir()) and not force:
         raise FileExistsError(f"{out} exists already; pass --force to replace it")
     surrogate = Trained.load(checkpoint, device=device)
-    equation = _equation(surrogate) if data is None else None
-    sets = (
-        _file_sets(data) if data is not None else _test_sets(surrogate, equation, res, n, seed, fine_factor)
-    )
+    equation = None
+    if data is None:
+        equation = _equation(surrogate)
+        sets = _test_sets(surrogate, equation, res, n, seed, fine_factor)
+    else:
+        sets = _file_sets(data)
     scores = [score(surrogate, fields) for fields in sets]
     races = _races(surrogate, equation, scores) if solver and equation is not None else []
     settings = {"n": n, "seed": seed, "fine_factor": fine_factor, "data": None if data is None else str(data)}
@@ -120,7 +122,7 @@ def _equation(surrogate: "Surrogate") -> "Equation":
 
 def _test_sets(
     surrogate: "Surrogate",
-    equation: "Equation | None",
+    equation: "Equation",
     res: list[int] | None,
     n: int,
     seed: int,
@@ -129,7 +131,6 @@ def _test_sets(
     """Return new test fields at each resolution."""
     from lemmata.apps.pde_surrogate.scoring import test_set
 
-    assert equation is not None
     finest = surrogate.description.grids[-1].shape[0]
     wanted = [finest // 2, finest, 2 * finest] if res is None else res
     return [test_set(equation, resolution, n, seed, fine_factor) for resolution in wanted]
@@ -327,7 +328,7 @@ def _write(out: Path, results: dict[str, Any], tables: "dict[str, Table]", score
 
     from lemmata.apps.kit.files import write_atomically, write_json
 
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for scored in scores:
         for which, sample in scored.pick().items():
             stem = f"{'x'.join(map(str, scored.shape))}_{which}"
@@ -335,7 +336,7 @@ def _write(out: Path, results: dict[str, Any], tables: "dict[str, Table]", score
             arrays[f"{stem}_target"] = scored.data.targets[sample].numpy()
             arrays[f"{stem}_prediction"] = scored.prediction[sample].numpy()
     with write_atomically(out / FIELDS) as draft, draft.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     for name, table in tables.items():
         table.save(out / name)
     write_json(out / RESULTS, results)

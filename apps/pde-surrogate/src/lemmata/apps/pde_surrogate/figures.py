@@ -122,7 +122,7 @@ def _images(figure: Figure, row: Sequence[Axes], which: str, sample: Mapping[str
     error = np.abs(prediction - target)
     low, high = (float(pick([pick(target), pick(prediction)])) for pick in (np.min, np.max))
     relative = float(np.linalg.norm(prediction - target) / np.linalg.norm(target))
-    panels = (
+    panels: tuple[tuple[str, Array, dict[str, Any]], ...] = (
         (f"input ({which} sample)", sample["input"], {"cmap": "cividis"}),
         ("reference", target, {"cmap": "viridis", "vmin": low, "vmax": high}),
         ("surrogate", prediction, {"cmap": "viridis", "vmin": low, "vmax": high}),
@@ -308,7 +308,7 @@ def _training(curves: Mapping[str, list[float]]) -> Drawing:
     figure, axes = new_figure(width=4.8)
     axis = axes[0, 0]
     steps = np.asarray(curves["step"])
-    records = []
+    records: list[dict[str, Any]] = []
     for name, label, colour in (
         ("train_loss", "training loss", MUTED),
         ("val_l2", "validation, relative L2", SURROGATE),

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -192,7 +193,7 @@ def speed_up(surrogate: Point, solver: Sequence[Point], mode: Literal["single", 
 
 def _interpolated(curve: Sequence[Point], error: float, mode: Literal["single", "batched"]) -> float:
     """Return the seconds at an error between two points of a front, on straight lines in log-log."""
-    for accurate, rough in zip(curve, curve[1:], strict=False):
+    for accurate, rough in pairwise(curve):
         if accurate.error <= error <= rough.error:
             e0, e1 = (math.log(max(point.error, 1e-16)) for point in (accurate, rough))
             t0, t1 = (math.log(point.seconds(mode)) for point in (accurate, rough))
@@ -247,8 +248,10 @@ def _settings(equation: Equation, coarse: tuple[int, ...]) -> list[tuple[str, Ca
     """Return the solver as it is, and with larger time steps or looser tolerances."""
     settings: list[tuple[str, Callable[[Tensor], Tensor]]] = [("", equation.solve)]
     if equation.name == "darcy":
-        for rtol in (1e-1, 1e-2):
-            settings.append((f"rtol {rtol:g}", _with_options(equation, method="fast-poisson", rtol=rtol)))
+        settings += [
+            (f"rtol {rtol:g}", _with_options(equation, method="fast-poisson", rtol=rtol))
+            for rtol in (1e-1, 1e-2)
+        ]
     step = equation.solver(coarse).get("time_step")
     if "time_step" in equation.parameters() and step is not None:
         for factor in (2, 4, 8, 16, 32):

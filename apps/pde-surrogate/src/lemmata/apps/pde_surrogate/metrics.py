@@ -157,7 +157,8 @@ def _wave_numbers(grid: Grid) -> npt.NDArray[np.float64]:
             (np.arange(n) + first) / (2.0 * size) for n, size in zip(grid.shape, grid.length, strict=True)
         ]
     mesh = np.meshgrid(*axes, indexing="ij")
-    return np.sqrt(np.sum(np.square(mesh), axis=0))
+    waves: npt.NDArray[np.float64] = np.sqrt(np.sum(np.square(mesh), axis=0))
+    return waves
 
 
 def _energy(fields: Float[Tensor, "n channel *grid"], grid: Grid) -> npt.NDArray[np.float64]:
@@ -168,8 +169,9 @@ def _energy(fields: Float[Tensor, "n channel *grid"], grid: Grid) -> npt.NDArray
         coefficients = scipy.fft.fftn(values, axes=axes, norm="ortho")
     elif grid.layout == "interior":
         coefficients = scipy.fft.dstn(values, type=1, axes=axes, norm="ortho")
+    elif grid.layout == "nodes":
+        coefficients = scipy.fft.dctn(values, type=1, axes=axes, norm="ortho")
     else:
-        kind = 1 if grid.layout == "nodes" else 2
-        coefficients = scipy.fft.dctn(values, type=kind, axes=axes, norm="ortho")
+        coefficients = scipy.fft.dctn(values, type=2, axes=axes, norm="ortho")
     energy: npt.NDArray[np.float64] = np.square(np.abs(coefficients)).mean(0).sum(0) / np.prod(grid.shape)
     return energy

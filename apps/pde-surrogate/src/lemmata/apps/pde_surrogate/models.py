@@ -6,6 +6,7 @@ not periodic is padded so that the Fourier basis does not wrap around.
 """
 
 import importlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 
 from lemmata.operators.grids import Grid
 
-__all__ = ["MODELS", "ModelEntry", "build_model"]
+__all__ = ["MODELS", "ModelEntry", "build_model", "check_model"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def build_model(
         >>> type(model).__name__
         'FNO'
     """
-    entry = _entry(name, size)
+    entry = check_model(name, size, overrides)
     shape = _coarsest(grids)
     given = dict(overrides or {})
     where = {"coordinates": grids[0].layout, "domain_padding": _padding(grids[0])}
@@ -98,8 +99,20 @@ def build_model(
     return model
 
 
-def _entry(name: str, size: str) -> ModelEntry:
-    """Return a model's entry, or raise naming what is known."""
+def check_model(name: str, size: str, overrides: Mapping[str, Any] | None) -> ModelEntry:
+    """Return a model's entry, where there is such a model and its arguments can be stored in a checkpoint.
+
+    Args:
+        name: A key of :data:`MODELS`.
+        size: A preset of that model.
+        overrides: Arguments in place of the preset's.
+
+    Returns:
+        The entry.
+
+    Raises:
+        ValueError: Where the name or size is unknown, or an argument is not a plain number, string or list.
+    """
     if name not in MODELS:
         raise ValueError(f"model {name!r} is not known; expected one of {', '.join(MODELS)}")
     entry = MODELS[name]
@@ -107,6 +120,12 @@ def _entry(name: str, size: str) -> ModelEntry:
         raise ValueError(
             f"size {size!r} of model {name!r} is not known; expected one of {', '.join(entry.presets)}"
         )
+    try:
+        json.dumps(dict(overrides or {}))
+    except TypeError as error:
+        raise ValueError(
+            f"`overrides` (={overrides}) must hold plain numbers, strings and lists: {error}"
+        ) from error
     return entry
 
 

@@ -7,17 +7,18 @@ normalisers' statistics, all from the training set alone. They go into the check
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lemmata.apps.pde_surrogate.description import DataDescription, describe
 from lemmata.apps.pde_surrogate.metrics import h1_errors
-from lemmata.apps.pde_surrogate.models import MODELS, build_model
+from lemmata.apps.pde_surrogate.models import build_model, check_model
 from lemmata.operators.data import FieldDataset
 from lemmata.operators.grids import Grid
 from lemmata.operators.losses import relative_lp, relative_sobolev
@@ -74,8 +75,7 @@ class SurrogateModule(LightningModule):
         warmup: float = 0.2,
     ) -> None:
         super().__init__()
-        if name not in MODELS:
-            raise ValueError(f"model {name!r} is not known; expected one of {', '.join(MODELS)}")
+        check_model(name, size, overrides)
         if loss not in _LOSSES:
             raise ValueError(f"`loss` (={loss!r}) is not known; expected one of {', '.join(_LOSSES)}")
         if schedule not in _SCHEDULES:
@@ -85,6 +85,8 @@ class SurrogateModule(LightningModule):
         for argument, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"`{argument}` (={value}) must be finite and not negative")
+        if not math.isfinite(sobolev_order):
+            raise ValueError(f"`sobolev_order` (={sobolev_order}) must be finite")
         if not 0 < warmup < 1:
             raise ValueError(f"`warmup` (={warmup}) must lie between 0 and 1")
         self.save_hyperparameters()
@@ -146,27 +148,27 @@ class SurrogateModule(LightningModule):
         solution: Tensor = self.targets.inverse(self.model(self.inputs(fields)))
         return solution
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor]) -> Tensor:
         """Return the loss of a batch of one resolution."""
         inputs, targets = batch
         value = self._loss(self(inputs), targets)
         if not bool(torch.isfinite(value)):
-            raise FloatingPointError(
+            raise ValueError(
                 f"the loss is {value.item()} at step {self.global_step} (epoch {self.current_epoch}); "
                 f"try a smaller `learning_rate` (={self.hparams['learning_rate']}) or `gradient_clip_val`"
             )
         self.log("train_loss", value, prog_bar=True, batch_size=len(inputs))
         return value
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+    def validation_step(self, batch: Sequence[Tensor]) -> None:
         """Log the validation errors of a batch."""
         self._log_errors("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+    def test_step(self, batch: Sequence[Tensor]) -> None:
         """Log the test errors of a batch."""
         self._log_errors("test", batch)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW and its schedule, stepped each batch."""
         rate = self.hparams["learning_rate"]
         optimizer = torch.optim.AdamW(
@@ -180,8 +182,7 @@ class SurrogateModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the surrogate was trained on."""
-        assert self.description is not None
-        checkpoint[CHECKPOINT_KEY] = {"data": self.description.to_dict(), "seconds": self._seconds_so_far()}
+        checkpoint[CHECKPOINT_KEY] = {"data": self._known().to_dict(), "seconds": self._seconds_so_far()}
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Rebuild the model for the data it was trained on, or raise where a run would change them."""
@@ -216,7 +217,7 @@ class SurrogateModule(LightningModule):
             prediction, target.to(prediction.dtype), self._grid(target), self.hparams["sobolev_order"]
         )
 
-    def _log_errors(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _log_errors(self, stage: str, batch: Sequence[Tensor]) -> None:
         """Log mean relative errors, each sample counting the same."""
         inputs, targets = batch
         prediction = self(inputs).to(targets.dtype)
@@ -230,8 +231,13 @@ class SurrogateModule(LightningModule):
 
     def _grid(self, fields: Tensor) -> Grid:
         """Return the grid that fields lie on."""
-        assert self.description is not None
-        return self.description.grid(fields.shape[2:])
+        return self._known().grid(fields.shape[2:])
+
+    def _known(self) -> DataDescription:
+        """Return what the module is trained on, once it is known."""
+        if self.description is None:
+            raise RuntimeError("the module is not built; train it, or load a checkpoint")
+        return self.description
 
 
 def _l2(prediction: Tensor, target: Tensor, grid: Grid, _: float) -> Tensor:

@@ -4,7 +4,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from lemmata.apps.pde_surrogate.module import CHECKPOINT_KEY, SurrogateModule
 
 __all__ = ["Surrogate", "find_checkpoint", "read_checkpoint"]
 
-Array = TypeVar("Array", npt.NDArray[Any], Tensor)
+Array = npt.NDArray[Any]
 
 # Fields are predicted in batches of about this many points, which bounds memory.
 POINTS_AT_ONCE = 2**18
@@ -72,7 +72,13 @@ class Surrogate:
             ) from error
         return cls(module.to(device))
 
-    def __call__(self, fields: Array, *, batch_size: int | None = None) -> Array:
+    @overload
+    def __call__(self, fields: Array, *, batch_size: int | None = None) -> Array: ...
+
+    @overload
+    def __call__(self, fields: Tensor, *, batch_size: int | None = None) -> Tensor: ...
+
+    def __call__(self, fields: Array | Tensor, *, batch_size: int | None = None) -> Array | Tensor:
         """Predict solutions.
 
         Args:
@@ -92,15 +98,14 @@ class Surrogate:
         Warns:
             UserWarning: Where resolution or values lie outside the training set's range.
         """
-        given = torch.from_numpy(np.ascontiguousarray(fields)) if isinstance(fields, np.ndarray) else fields
-        inputs, axes = self._as_batch(given)
+        inputs, axes = self._as_batch(_as_tensor(fields))
         self._warn_outside(inputs)
         solution = self.solve(inputs, batch_size=batch_size)
         if axes < 2 and solution.shape[1] == 1:
             solution = solution.squeeze(1)
         if axes == 0:
             solution = solution.squeeze(0)
-        return solution.numpy() if isinstance(fields, np.ndarray) else solution
+        return solution if isinstance(fields, Tensor) else solution.numpy()
 
     @torch.no_grad()
     def solve(
@@ -117,12 +122,10 @@ class Surrogate:
         """
         size = batch_size or max(1, POINTS_AT_ONCE // inputs[0, 0].numel())
         parameter = next(self.module.parameters())
-        return torch.cat([self.module(piece.to(parameter)).to(inputs) for piece in inputs.split(size)])
+        return torch.cat([self.module(piece.to(parameter)).to(inputs) for piece in torch.split(inputs, size)])
 
     def _as_batch(self, fields: Shaped[Tensor, "..."]) -> tuple[Tensor, int]:
         """Return inputs ``(n, channels, *grid)``, and how many axes they had before the grid's."""
-        if not isinstance(fields, Tensor):
-            raise TypeError(f"`fields` must be a NumPy array or a tensor, got {type(fields).__name__}")
         if fields.is_complex():
             raise TypeError(f"`fields` must be real, got {fields.dtype}")
         dim, channels = self.description.grids[0].dim, self.description.in_channels
@@ -204,6 +207,17 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path}: found no {', '.join(missing)}, expected a checkpoint of pde-surrogate")
     entries: dict[str, Any] = checkpoint
     return entries
+
+
+def _as_tensor(fields: Any) -> Tensor:
+    """Return an array as a tensor of the same values."""
+    if isinstance(fields, Tensor):
+        return fields
+    if not isinstance(fields, np.ndarray) or fields.dtype.kind not in "biufc":
+        what = f"an array of {fields.dtype}" if isinstance(fields, np.ndarray) else type(fields).__name__
+        raise TypeError(f"`fields` must be a NumPy array of numbers or a tensor, got {what}")
+    native = fields.astype(fields.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.array(native, order="C", copy=None if native.flags.writeable else True))
 
 
 def _outside(values: Tensor, known: ChannelRange, channel: int) -> list[str]:
