@@ -25,6 +25,19 @@ from lemmata.apps.kit.resume import (
     set_random_state,
 )
 
+pytestmark = [
+    # beartype picks the list items it checks with Python's global generator.
+    pytest.mark.usefixtures("unchecked"),
+    # Lightning calls an old name of torch's pytree.
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+    # With validation every other epoch the first epoch has nothing to watch.
+    pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric:RuntimeWarning"),
+    # Reading in workers is not what these trainings are about.
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers:UserWarning"),
+    # A resumed run writes into its own folder.
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+
 
 class Noisy(Dataset):
     def __init__(self, length):
@@ -80,7 +93,12 @@ class Model(pl.LightningModule):
         }
 
 
-def train(folder, *, die_at=None, resume=None, callbacks=None, every=3, **options):
+class Unwatching(Model):
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 1e-2)
+
+
+def train(folder, *, kind=Model, die_at=None, resume=None, callbacks=None, every=3, **options):
     pl.seed_everything(3, verbose=False)
     if resume:
         torch.rand(11)
@@ -95,7 +113,7 @@ def train(folder, *, die_at=None, resume=None, callbacks=None, every=3, **option
         devices=1,
         **{"max_epochs": 3, "num_sanity_val_steps": 1, **options},
     )
-    model = Model(die_at)
+    model = kind(die_at)
     loaders = ResumableLoader(Noisy(37), 4, seed=5), DataLoader(Noisy(9), 3)
     try:
         trainer.fit(model, *loaders, ckpt_path=resume, weights_only=True if resume else None)
@@ -155,9 +173,12 @@ def test_lightnings_own_checkpoint_within_an_epoch_gives_the_same_weights(tmp_pa
     def callbacks(folder):
         return [RandomState(), ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=1, save_last=True)]
 
-    whole = train(tmp_path / "a", callbacks=callbacks(tmp_path / "a"))
-    train(tmp_path / "b", die_at=14, callbacks=callbacks(tmp_path / "b"))
-    resumed = train(tmp_path / "b", callbacks=callbacks(tmp_path / "b"), resume=tmp_path / "b" / "last.ckpt")
+    # A scheduler that watches a metric would miss Lightning's resumed epoch; `LastCheckpoint` sees to that.
+    options = {"kind": Unwatching}
+    whole = train(tmp_path / "a", callbacks=callbacks(tmp_path / "a"), **options)
+    train(tmp_path / "b", die_at=14, callbacks=callbacks(tmp_path / "b"), **options)
+    last = tmp_path / "b" / "last.ckpt"
+    resumed = train(tmp_path / "b", callbacks=callbacks(tmp_path / "b"), resume=last, **options)
     for value, other in zip(whole[0].parameters(), resumed[0].parameters(), strict=True):
         assert torch.equal(value, other)
 

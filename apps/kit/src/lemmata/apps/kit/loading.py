@@ -184,6 +184,7 @@ class ResumableLoader:
             shuffle=shuffle,
             drop_last=drop_last,
         )
+        self.batch_sampler = self.sampler  # validation loops of Lightning look for it under this name
         if not len(self.sampler):
             raise ValueError(
                 f"no batch is left of data sets of {lengths} samples with `batch_size` (={batch_size}) "

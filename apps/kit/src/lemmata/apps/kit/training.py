@@ -163,6 +163,8 @@ _NOTICES: tuple[tuple[str, type[Warning]], ...] = (
     (r"The '.*_dataloader' does not have many workers.*", UserWarning),
     # A resumed run writes into its own folder by intention.
     (r"Checkpoint directory .* exists and is not empty.*", UserWarning),
+    # An evaluation needs the weights alone.
+    (r"Be aware that when using `ckpt_path`, callbacks used to create.*", UserWarning),
     # A short epoch is logged at its end, whatever the interval of steps.
     (r"The number of training batches .* is smaller than the logging interval.*", UserWarning),
     # kit passes the arguments of one verb to LightningCLI by intention.
