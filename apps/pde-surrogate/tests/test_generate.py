@@ -125,6 +125,30 @@ def test_existing_data_stay_without_force(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_run_killed_at_its_last_steps_is_finished_by_resume(tmp_path, renamed):
+    whole = generate("poisson", out=tmp_path / "whole.zarr", **SMALL)
+    out = tmp_path / "a.zarr"
+    code = f"""
+import os
+from pathlib import Path
+from lemmata.apps.pde_surrogate import generate
+move = generate.publish
+def publish(*paths):
+    if {renamed}:
+        move(*paths)
+    os._exit(9)
+generate.publish = publish
+generate.generate("poisson", out=Path({str(out)!r}), **{SMALL})
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert out.exists() is renamed
+    assert (tmp_path / "a.zarr.partial").exists()
+    generate("poisson", out=out, **SMALL, resume=True)
+    assert contents(out) == contents(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr", "whole.zarr"]
+
+
 def test_force_never_replaces_what_is_not_ours(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")

@@ -258,7 +258,7 @@ def test_nan_names_array_and_sample(tmp_path):
     bad(
         tmp_path,
         r"bad\.npz: array 'y' has 3 NaN or infinite values, the first in sample 2",
-        x=np.ones((4, 8, 8)),
+        x=x,
         y=y,
     )
 

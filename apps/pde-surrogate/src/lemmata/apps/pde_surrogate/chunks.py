@@ -6,95 +6,26 @@ samples on nothing but the recipe, so results are the same bits for any number o
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lemmata.apps.kit.files import write_json
 from lemmata.apps.pde_surrogate.equations import equation_class
 from lemmata.apps.pde_surrogate.formats.source import FieldFileError
+from lemmata.apps.pde_surrogate.recipe import Recipe, Task
 from lemmata.apps.pde_surrogate.store import array_digests, write_samples
 from lemmata.operators.data import FieldDataset
 from lemmata.operators.pde import Equation
 
-__all__ = ["Recipe", "Task", "is_done", "marker_content", "run_task", "sample_generator", "tasks"]
+__all__ = ["is_done", "marker_content", "run_task", "sample_generator"]
 
 CHECKED = 4
 """Samples whose labels are compared with a run twice as fine."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that determines a data set, and where it is being written.
-
-    Args:
-        equation: Name of the equation, as the user gave it.
-        target: ``"module:class"`` of the equation; workers need not know the name.
-        parameters: All parameters of the equation.
-        n: Number of samples.
-        res: Resolutions.
-        seed: Seed of the data set.
-        split: Name of the split.
-        fine_factor: How many times finer the solver's grid is.
-        chunk: Samples in a chunk.
-        folder: Folder of the unfinished run: ``store`` and ``markers`` lie in it.
-    """
-
-    equation: str
-    target: str
-    parameters: dict[str, Any]
-    n: int
-    res: tuple[int, ...]
-    seed: int
-    split: str
-    fine_factor: int
-    chunk: int
-    folder: Path
-
-    @property
-    def store(self) -> Path:
-        """The store being written."""
-        return self.folder / "store"
-
-    def span(self, number: int) -> range:
-        """Return the samples of a chunk."""
-        return range(number * self.chunk, min((number + 1) * self.chunk, self.n))
-
-
-@dataclass(frozen=True)
-class Task:
-    """Something a worker does: a chunk of samples, or the check of one resolution's labels.
-
-    Args:
-        kind: ``"chunk"`` or ``"check"``.
-        number: Number of the chunk, or the resolution to check.
-    """
-
-    kind: str
-    number: int
-
-    def marker(self, recipe: Recipe) -> Path:
-        """Return the file that says the task is done."""
-        return recipe.folder / "markers" / f"{self.kind}-{self.number:06d}.json"
-
-
-def tasks(recipe: Recipe) -> list[Task]:
-    """List the tasks of a recipe; checks take longest and come first.
-
-    Args:
-        recipe: The recipe.
-
-    Returns:
-        Its tasks.
-    """
-    chunks = range(-(-recipe.n // recipe.chunk))
-    return [*(Task("check", res) for res in recipe.res), *(Task("chunk", number) for number in chunks)]
 
 
 def run_task(recipe: Recipe, task: Task) -> None:
@@ -113,10 +44,7 @@ def run_task(recipe: Recipe, task: Task) -> None:
             content = _check_labels(recipe, equation, task.number)
         else:
             content = {str(res): _write_chunk(recipe, equation, task.number, res) for res in recipe.res}
-    marker = task.marker(recipe)
-    unfinished = marker.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content))
-    unfinished.replace(marker)
+    write_json(task.marker(recipe), content)
 
 
 def is_done(recipe: Recipe, task: Task) -> bool:

@@ -1,4 +1,7 @@
-"""Run tasks that return nothing on Dask, in this process or on a cluster, with a bounded number in flight."""
+"""Run functions where the solvers run: in this process, or on a Dask cluster with a bounded number in flight.
+
+Functions are named by ``"module:function"``, so that a process that hands out work imports none of it.
+"""
 
 import importlib
 import logging
@@ -6,73 +9,127 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
-__all__ = ["run_all"]
-
-T = TypeVar("T")
-
-# Enough that no worker waits for the client, few enough that a million tasks are no load.
-_IN_FLIGHT_PER_WORKER = 4
+__all__ = ["Workers", "open_workers"]
 
 PATIENCE = 10.0
 """Seconds to wait for a scheduler."""
 
+# Enough that no worker waits for the client, few enough that a million tasks are no load.
+_IN_FLIGHT_PER_WORKER = 4
 
-def run_all(
-    function: Callable[[T], None],
-    tasks: Sequence[T],
-    *,
-    workers: int | None,
-    scheduler: str | None,
-    finished: Callable[[], None],
-) -> None:
-    """Call a function on every task.
+
+class Workers(Protocol):
+    """Where functions run."""
+
+    def call(self, target: str, *arguments: Any) -> Any:
+        """Call a function once and return its result.
+
+        Args:
+            target: ``"module:function"``.
+            arguments: Its arguments.
+
+        Returns:
+            Its result.
+        """
+
+    def each(self, target: str, common: Any, items: Sequence[Any], finished: Callable[[], None]) -> None:
+        """Call a function on every item; it returns nothing, so that nothing gathers here.
+
+        Args:
+            target: ``"module:function"``.
+            common: Its first argument.
+            items: Its second argument, one a call.
+            finished: Called after each.
+        """
+
+
+@contextmanager
+def open_workers(
+    workers: int | None, scheduler: str | None, *, tasks: int, preload: str
+) -> Iterator[Workers]:
+    """Open what functions run on.
 
     Args:
-        function: What to do with a task; it returns nothing, so that nothing gathers here.
-        tasks: What to do it with.
-        workers: Processes of a local cluster, one thread each; where ``None`` one a core, or none for one
-            or two tasks; 0 stays in this process.
+        workers: Processes of a local cluster, one thread each; where ``None`` one a core, or none for one or
+            two tasks; 0 stays in this process.
         scheduler: Address of a running scheduler, in place of a local cluster.
-        finished: Called after each task.
+        tasks: How many tasks there will be.
+        preload: Module that workers need.
+
+    Yields:
+        The workers.
 
     Raises:
-        ChildProcessError: Where workers die repeatedly over a task, or the cluster is lost.
+        ChildProcessError: Where workers cannot start, die repeatedly over a task, or the cluster is lost.
         OSError: Where the scheduler cannot be reached.
-        Exception: Whatever ``function`` raises on a worker.
     """
-    if scheduler is None:
-        # Starting a process takes seconds, which two tasks are hardly worth.
-        cores = _cores() if len(tasks) > 2 else 0
-        workers = min(cores if workers is None else workers, len(tasks))
-    if scheduler is None and workers == 0:
-        for task in tasks:
-            function(task)
-            finished()
+    if scheduler is not None:
+        with _connected(scheduler) as client:
+            yield _Cluster(client)
         return
-    with _client(function, workers, scheduler) as client:
-        _run_on(client, function, tasks, finished)
+    # Starting a process takes seconds, which two tasks are hardly worth.
+    cores = _cores() if tasks > 2 else 0
+    count = min(cores if workers is None else workers, tasks)
+    if count == 0:
+        yield _Here()
+        return
+    with _started(count, preload) as client:
+        yield _Cluster(client)
 
 
-def _run_on(
-    client: Any, function: Callable[[T], None], tasks: Sequence[T], finished: Callable[[], None]
-) -> None:
+class _Here:
+    """This process."""
+
+    def call(self, target: str, *arguments: Any) -> Any:
+        return _call(target, *arguments)
+
+    def each(self, target: str, common: Any, items: Sequence[Any], finished: Callable[[], None]) -> None:
+        for item in items:
+            _call(target, common, item)
+            finished()
+
+
+class _Cluster:
+    """A Dask cluster."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def call(self, target: str, *arguments: Any) -> Any:
+        with _deaths_in_one_line():
+            return self._client.submit(_call, target, *arguments, pure=False).result()
+
+    def each(self, target: str, common: Any, items: Sequence[Any], finished: Callable[[], None]) -> None:
+        client, waiting = self._client, iter(items)
+        slots = _IN_FLIGHT_PER_WORKER * max(1, sum(client.nthreads().values()))
+        with _deaths_in_one_line():
+            first = [
+                client.submit(_call, target, common, item, pure=False) for item in islice(waiting, slots)
+            ]
+            running = _distributed().as_completed(first, loop=client.loop)
+            for future in running:
+                future.result()
+                finished()
+                for item in islice(waiting, 1):
+                    running.add(client.submit(_call, target, common, item, pure=False))
+
+
+def _call(target: str, *arguments: Any) -> Any:
+    """Import a function and call it."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)(*arguments)
+
+
+@contextmanager
+def _deaths_in_one_line() -> Iterator[None]:
     from concurrent.futures import CancelledError
 
     distributed = _distributed()
-    waiting = iter(tasks)
-    slots = _IN_FLIGHT_PER_WORKER * max(1, sum(client.nthreads().values()))
-    first = [client.submit(function, task, pure=False) for task in islice(waiting, slots)]
-    running = distributed.as_completed(first, loop=client.loop)
     try:
-        for future in running:
-            future.result()
-            finished()
-            for task in islice(waiting, 1):
-                running.add(client.submit(function, task, pure=False))
+        yield
     except distributed.KilledWorker:
         raise ChildProcessError(
             "workers died over one task twice (out of memory, or killed); "
@@ -85,24 +142,30 @@ def _run_on(
 
 
 @contextmanager
-def _client(function: Callable[..., None], workers: int | None, scheduler: str | None) -> Iterator[Any]:
+def _connected(scheduler: str) -> Iterator[Any]:
+    try:
+        client = _distributed().Client(scheduler, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OSError(f"`scheduler` (={scheduler!r}) cannot be reached: {error}") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _started(workers: int, preload: str) -> Iterator[Any]:
+    """Start a local cluster of processes."""
     import dask
 
     distributed = _distributed()
-    if scheduler is not None:
-        try:
-            client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise OSError(f"`scheduler` (={scheduler!r}) cannot be reached: {error}") from error
-        with client:
-            yield client
-        return
     # A chunk that takes down two workers will take down the next; the default is four.
     options: dict[str, Any] = {"distributed.scheduler.allowed-failures": 1}
     if "forkserver" in multiprocessing.get_all_start_methods():
         options["distributed.worker.multiprocessing-method"] = "forkserver"
     with dask.config.set(options):
-        _preload(function)
+        context = distributed.utils.get_mp_context()
+        if context.get_start_method() == "forkserver":
+            # Workers fork from one process that has imported PyTorch, and share its pages.
+            context.set_forkserver_preload(["distributed", preload])
         try:
             cluster = distributed.LocalCluster(
                 n_workers=workers,
@@ -122,14 +185,6 @@ def _client(function: Callable[..., None], workers: int | None, scheduler: str |
             ) from error
         with cluster, distributed.Client(cluster, set_as_default=False) as client:
             yield client
-
-
-def _preload(function: Callable[..., None]) -> None:
-    """Let workers fork from one process that has imported PyTorch, whose pages they then share."""
-    context = _distributed().utils.get_mp_context()
-    if context.get_start_method() == "forkserver":
-        module = function.func.__module__ if isinstance(function, partial) else function.__module__
-        context.set_forkserver_preload(["distributed", module])
 
 
 def _distributed() -> Any:

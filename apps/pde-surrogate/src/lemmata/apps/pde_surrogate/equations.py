@@ -16,7 +16,15 @@ else:
     # Annotations are resolved when a function is first called, so that this module imports nothing heavy.
     Equation = "lemmata.operators.pde.Equation"
 
-__all__ = ["EQUATIONS", "EquationEntry", "equation_class", "equation_from_attributes", "make_equation"]
+__all__ = [
+    "EQUATIONS",
+    "EquationEntry",
+    "build_equation",
+    "equation_class",
+    "equation_from_attributes",
+    "find_equation",
+    "make_equation",
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,27 @@ EQUATIONS: dict[str, EquationEntry] = {
 }
 
 
+def find_equation(name: str) -> EquationEntry:
+    """Look a name up without importing anything.
+
+    Args:
+        name: A key of :data:`EQUATIONS`.
+
+    Returns:
+        What it stands for.
+
+    Raises:
+        ValueError: Where the name is unknown.
+
+    Example:
+        >>> find_equation("darcy-rough").target
+        'lemmata.operators.pde.darcy:Darcy2d'
+    """
+    if name not in EQUATIONS:
+        raise ValueError(f"`equation` (={name!r}) is not known; expected one of {', '.join(EQUATIONS)}")
+    return EQUATIONS[name]
+
+
 def make_equation(name: str, parameters: Mapping[str, Any] | None = None) -> Equation:
     """Build an equation by its name.
 
@@ -99,7 +128,23 @@ def make_equation(name: str, parameters: Mapping[str, Any] | None = None) -> Equ
         >>> make_equation("burgers", {"viscosity": 0.05}).parameters()["viscosity"]
         0.05
     """
-    entry = _entry(name)
+    return build_equation(name, find_equation(name), parameters)
+
+
+def build_equation(name: str, entry: EquationEntry, parameters: Mapping[str, Any] | None = None) -> Equation:
+    """Build an equation from what its name stands for, which may be unknown here.
+
+    Args:
+        name: Its name, for messages.
+        entry: What the name stands for.
+        parameters: As for :func:`make_equation`.
+
+    Returns:
+        The equation.
+
+    Raises:
+        ValueError: Where a parameter is unknown to the equation or out of its range.
+    """
     cls = equation_class(entry.target)
     given = {**entry.parameters, **(parameters or {})}
     try:
@@ -149,12 +194,6 @@ def equation_from_attributes(attributes: Mapping[str, Any]) -> Equation:
     if "equation" not in attributes:
         raise ValueError("the data set does not say which equation made it; expected an attribute `equation`")
     return make_equation(attributes["equation"], attributes.get("parameters"))
-
-
-def _entry(name: str) -> EquationEntry:
-    if name not in EQUATIONS:
-        raise ValueError(f"`equation` (={name!r}) is not known; expected one of {', '.join(EQUATIONS)}")
-    return EQUATIONS[name]
 
 
 def _listing(parameters: Mapping[str, Any]) -> str:

@@ -10,20 +10,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from lemmata.apps.pde_surrogate.chunks import Recipe
-else:
-    # Annotations are resolved when a function is first called, so that `generate --help` imports no PyTorch.
-    Recipe = "lemmata.apps.pde_surrogate.chunks.Recipe"
+from lemmata.apps.pde_surrogate.equations import find_equation
+from lemmata.apps.pde_surrogate.publishing import check_replaceable, is_store, publish, root_attributes
+from lemmata.apps.pde_surrogate.recipe import Recipe, tasks
 
 __all__ = ["generate"]
 
 Parameter = int | float | list[float] | str | None
-_CODE = ("lemmata-pde-surrogate", "lemmata-operators", "torch", "numpy", "scipy")
+_ASSEMBLY = "lemmata.apps.pde_surrogate.assembly"
+_CHUNKS = "lemmata.apps.pde_surrogate.chunks"
 
 
 def generate(
@@ -81,18 +79,41 @@ def generate(
         >>> read_store(generate("darcy", out=out, n=3, res=8, workers=0)).targets.shape
         torch.Size([3, 1, 8, 8])
     """
+    from lemmata.apps.pde_surrogate.cluster import open_workers
+
     started = time.perf_counter()
     out = Path(out)
     resolutions = (res,) if isinstance(res, int) else tuple(res)
     _check_arguments(n, resolutions, seed, fine_factor, chunk, workers)
-    request = _request(equation, parameters, n, resolutions, seed, split, fine_factor, chunk)
-    if resume and _is_finished(out, request):
-        _clean_up(out)
-        _say(f"{out}: complete already")
-        return out
-    recipe = _prepare(out, request, force=force, resume=resume)
-    _run(recipe, workers, scheduler)
-    error = _finish(recipe, request, out)
+    entry = find_equation(equation)
+    asked = {
+        "equation": equation,
+        "n": n,
+        "res": list(resolutions),
+        "seed": seed,
+        "split": split,
+        "fine_factor": fine_factor,
+        "chunk": min(chunk, n),
+    }
+    _check_free(out, force=force, resume=resume)
+    with open_workers(workers, scheduler, tasks=-(-n // chunk) + len(resolutions), preload=_ASSEMBLY) as pool:
+        request = pool.call(f"{_ASSEMBLY}:resolve", entry, parameters, asked)
+        if resume and _is_finished(out, request):
+            shutil.rmtree(_partial(out), ignore_errors=True)
+            _say(f"{out}: complete already")
+            return out
+        check_replaceable(out, force=force)
+        recipe = _recipe(out, entry.target, request)
+        if not _continues(recipe, request, resume=resume):
+            shutil.rmtree(recipe.folder, ignore_errors=True)
+            pool.call(f"{_ASSEMBLY}:begin", recipe, request)
+        left = pool.call(f"{_ASSEMBLY}:unfinished", recipe)
+        total = len(tasks(recipe))
+        with _progress(f"generate {equation}", total, total - len(left)) as advance:
+            pool.each(f"{_CHUNKS}:run_task", recipe, left, advance)
+        error = pool.call(f"{_ASSEMBLY}:seal", recipe, request)
+    publish(recipe.store, out)
+    shutil.rmtree(recipe.folder, ignore_errors=True)
     _say(
         f"{n} samples of {equation} at {', '.join(map(str, resolutions))} "
         f"in {time.perf_counter() - started:.1f} s, label error {error:.1e}: {out}"
@@ -117,105 +138,48 @@ def _check_arguments(
         raise ValueError(f"`res` (={list(res)}) must be one or more different positive integers")
 
 
-def _request(
-    equation: str,
-    parameters: Mapping[str, Any] | None,
-    n: int,
-    res: tuple[int, ...],
-    seed: int,
-    split: str,
-    fine_factor: int,
-    chunk: int,
-) -> dict[str, Any]:
-    """Return everything that determines the data set's bits, as JSON."""
-    from importlib.metadata import version
-
-    from lemmata.apps.pde_surrogate.equations import make_equation
-
-    made = make_equation(equation, parameters)
-    for resolution in res:
-        made.grid(resolution)  # raises where there is no such grid
-    request = {
-        "equation": equation,
-        "parameters": made.parameters(),
-        "n": n,
-        "res": list(res),
-        "seed": seed,
-        "split": split,
-        "fine_factor": fine_factor,
-        "chunk": min(chunk, n),
-        "code": {name: version(name) for name in _CODE},
-    }
-    as_json: dict[str, Any] = json.loads(json.dumps(request))
-    return as_json
+def _check_free(out: Path, *, force: bool, resume: bool) -> None:
+    """Raise where something is in the way and nothing said what to do with it."""
+    if not resume:
+        check_replaceable(out, force=force)
+    folder = _partial(out)
+    if _begun(folder) is not None and not (force or resume):
+        raise FileExistsError(
+            f"{folder}: an unfinished run is there; --resume continues it, --force starts anew"
+        )
 
 
 def _is_finished(out: Path, request: Mapping[str, Any]) -> bool:
     """Tell whether the data set asked for is there; raise where another one is."""
-    from lemmata.apps.pde_surrogate.store import is_store, root_attributes
-
-    if _partial(out).exists() or not is_store(out):
+    if (_partial(out) / "store").exists() or not is_store(out):
         return False
     _check_same(root_attributes(out).get("request") or {}, request, f"the data set at {out}")
     return True
 
 
-def _prepare(out: Path, request: Mapping[str, Any], *, force: bool, resume: bool) -> Recipe:
-    """Make or find the folder of the unfinished run."""
-    from lemmata.apps.pde_surrogate.chunks import Recipe as MakeRecipe
-    from lemmata.apps.pde_surrogate.equations import EQUATIONS
-    from lemmata.apps.pde_surrogate.store import check_replaceable
+def _recipe(out: Path, target: str, request: Mapping[str, Any]) -> Recipe:
+    arguments = {key: value for key, value in request.items() if key not in ("res", "code")}
+    return Recipe(**arguments, target=target, res=tuple(request["res"]), folder=_partial(out).absolute())
 
-    check_replaceable(out, force=force)
-    folder = _partial(out).absolute()
-    recipe = MakeRecipe(
-        **{key: value for key, value in request.items() if key not in ("res", "code")},
-        res=tuple(request["res"]),
-        target=EQUATIONS[request["equation"]].target,
-        folder=folder,
-    )
-    begun = _begun(folder)
-    if begun is not None and not (force or resume):
-        raise FileExistsError(
-            f"{folder}: an unfinished run is there; --resume continues it, --force starts anew"
-        )
-    if begun is not None and resume:
-        _check_same(begun, request, f"the unfinished run at {folder}")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        _begin(recipe, request)
-    return recipe
+
+def _continues(recipe: Recipe, request: Mapping[str, Any], *, resume: bool) -> bool:
+    """Tell whether there is an unfinished run to continue; raise where it was asked for something else."""
+    begun = _begun(recipe.folder)
+    if begun is None or not resume:
+        return False
+    _check_same(begun, request, f"the unfinished run at {recipe.folder}")
+    return True
 
 
 def _begun(folder: Path) -> dict[str, Any] | None:
-    """Return what an unfinished run was asked for; ``None`` where it got nowhere."""
+    """Return what an unfinished run was asked for; ``None`` where it got nowhere, or to its very end."""
+    if not (folder / "store").is_dir():
+        return None
     try:
         request = json.loads((folder / "request.json").read_bytes())
     except (OSError, ValueError):
         return None
     return request if isinstance(request, dict) else None
-
-
-def _begin(recipe: Recipe, request: Mapping[str, Any]) -> None:
-    """Create the empty store, then the request, whose presence says that the store is there."""
-    from lemmata.apps.pde_surrogate.equations import equation_class
-    from lemmata.apps.pde_surrogate.store import create_group, create_root
-
-    equation = equation_class(recipe.target)(**recipe.parameters)
-    create_root(recipe.store, {"request": dict(request)})
-    for resolution in recipe.res:
-        create_group(
-            recipe.store,
-            equation.grid(resolution),
-            recipe.n,
-            equation.in_channels,
-            equation.out_channels,
-            recipe.chunk,
-        )
-    (recipe.folder / "markers").mkdir()
-    unfinished = recipe.folder / "request.json.tmp"
-    unfinished.write_text(json.dumps(request))
-    unfinished.replace(recipe.folder / "request.json")
 
 
 def _check_same(begun: Mapping[str, Any], request: Mapping[str, Any], what: str) -> None:
@@ -228,42 +192,8 @@ def _check_same(begun: Mapping[str, Any], request: Mapping[str, Any], what: str)
         )
 
 
-def _run(recipe: Recipe, workers: int | None, scheduler: str | None) -> None:
-    from lemmata.apps.pde_surrogate.chunks import is_done, run_task, tasks
-    from lemmata.apps.pde_surrogate.cluster import run_all
-
-    everything = tasks(recipe)
-    left = [task for task in everything if not is_done(recipe, task)]
-    with _progress(f"generate {recipe.equation}", len(everything), len(everything) - len(left)) as advance:
-        run_all(partial(run_task, recipe), left, workers=workers, scheduler=scheduler, finished=advance)
-
-
-def _finish(recipe: Recipe, request: Mapping[str, Any], out: Path) -> float:
-    """Seal the store and move it into place; return the worst label error."""
-    from lemmata.apps.pde_surrogate.chunks import Task, marker_content
-    from lemmata.apps.pde_surrogate.store import publish, seal_group
-
-    worst = 0.0
-    for resolution in recipe.res:
-        check = marker_content(recipe, Task("check", resolution)) or {}
-        attributes = {key: value for key, value in request.items() if key != "res"}
-        seal_group(
-            recipe.store,
-            resolution,
-            {**attributes, **check.get("made_by", {}), "label_error": check.get("label_error")},
-        )
-        worst = max(worst, check["label_error"]["mean"])
-    publish(recipe.store, out)
-    _clean_up(out)
-    return worst
-
-
 def _partial(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
-
-
-def _clean_up(out: Path) -> None:
-    shutil.rmtree(_partial(out), ignore_errors=True)
 
 
 @contextmanager

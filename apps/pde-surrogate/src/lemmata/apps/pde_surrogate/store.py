@@ -8,7 +8,6 @@ sees half of one.
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lemmata.apps.pde_surrogate.formats.source import FieldFileError, reading
+from lemmata.apps.pde_surrogate.publishing import (
+    FORMAT,
+    VERSION,
+    check_replaceable,
+    is_store,
+    publish,
+    root_attributes,
+)
 from lemmata.operators.data import FieldDataset
 from lemmata.operators.grids import Grid
 
@@ -31,17 +38,13 @@ __all__ = [
     "create_group",
     "is_store",
     "open_store",
-    "publish",
     "read_store",
     "resolutions",
-    "root_attributes",
     "seal_group",
     "write_samples",
     "write_store",
 ]
 
-FORMAT = "lemmata-fields"
-VERSION = 1
 ARRAYS = ("input", "target")
 
 
@@ -107,34 +110,6 @@ class StoredFields(Dataset[tuple[Tensor, Tensor]]):
     def _read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         with reading(self.path, f"array '{self._name}/{name}', samples {start} to {stop - 1}"):
             return np.array(self._arrays[name][start:stop])
-
-
-def is_store(path: Path | str) -> bool:
-    """Tell whether a path holds a store of this app.
-
-    Args:
-        path: Any path.
-
-    Returns:
-        Whether it is a Zarr group that says so.
-    """
-    return root_attributes(path).get("format") == FORMAT
-
-
-def root_attributes(path: Path | str) -> dict[str, Any]:
-    """Return the attributes of a Zarr group without opening it.
-
-    Args:
-        path: Any path.
-
-    Returns:
-        The attributes; empty where there is no group or its metadata cannot be read.
-    """
-    try:
-        metadata = json.loads((Path(path) / "zarr.json").read_bytes())
-        return dict(metadata["attributes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def resolutions(path: Path | str) -> list[int]:
@@ -250,24 +225,6 @@ def write_store(
     return path
 
 
-def check_replaceable(path: Path, *, force: bool) -> None:
-    """Raise where writing to a path would destroy what should stay.
-
-    Args:
-        path: Where a store is to be written.
-        force: Whether an existing store may be replaced.
-
-    Raises:
-        FileExistsError: Where ``path`` exists and ``force`` is not given, or it is no store of this app.
-    """
-    if not path.exists():
-        return
-    if not is_store(path):
-        raise FileExistsError(f"{path}: exists and is not a data set of this app; it is never replaced")
-    if not force:
-        raise FileExistsError(f"{path}: exists; --force replaces it")
-
-
 def create_root(path: Path, attributes: Mapping[str, Any]) -> None:
     """Create an empty store.
 
@@ -378,25 +335,6 @@ def seal_group(path: Path, resolution: int, attributes: Mapping[str, Any]) -> No
         "complete": True,
     }
     group.attrs.put(sealed)
-
-
-def publish(finished: Path, path: Path) -> None:
-    """Move a finished store to its place, in place of an older one.
-
-    Args:
-        finished: The finished store, on the same file system.
-        path: Its place.
-    """
-    for litter in finished.rglob("*.partial"):
-        litter.unlink()  # what a killed worker was writing
-    if not path.exists():
-        finished.replace(path)
-        return
-    older = finished.with_name(f"{finished.name}.older")
-    shutil.rmtree(older, ignore_errors=True)
-    path.replace(older)
-    finished.replace(path)
-    shutil.rmtree(older)
 
 
 def _name(resolution: int) -> str:
