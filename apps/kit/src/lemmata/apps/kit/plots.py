@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from lemmata.apps.kit.files import write_atomically
 from lemmata.apps.kit.tables import Table

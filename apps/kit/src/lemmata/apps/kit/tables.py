@@ -119,7 +119,7 @@ def format_cell(cell: Any) -> str:
     """Return a cell for reading: four significant digits, integers in full, a dash for a missing one.
 
     Example:
-        >>> [format_cell(x) for x in (0.00012345, 1234567, 1234.5678, 2.5e-9, True, None, "fno")]
+        >>> [format_cell(x) for x in (0.00012346, 1234567, 1234.5678, 2.5e-9, True, None, "fno")]
         ['0.0001235', '1,234,567', '1,235', '2.5e-09', 'yes', '–', 'fno']
     """
     if cell is None:
