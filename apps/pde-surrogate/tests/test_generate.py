@@ -130,9 +130,9 @@ def test_a_run_killed_at_its_last_steps_is_finished_by_resume(tmp_path, renamed)
     whole = generate("poisson", out=tmp_path / "whole.zarr", **SMALL)
     out = tmp_path / "a.zarr"
     code = f"""
-import os
+import importlib, os
 from pathlib import Path
-from lemmata.apps.pde_surrogate import generate
+generate = importlib.import_module("lemmata.apps.pde_surrogate.generate")
 move = generate.publish
 def publish(*paths):
     if {renamed}:

@@ -1,4 +1,4 @@
-"""Where stores are put: what is recognised as one, what may be replaced, how the new takes the old one's place.
+"""Where stores are put: what is recognised as one, what may be replaced, how the new takes its place.
 
 Nothing here imports PyTorch or Zarr.
 """
