@@ -29,6 +29,13 @@ def test_whole_steps_roll_rough_states():
         assert torch.allclose(states[:, save], u0[:, 0].roll(5 * (save + 1), dims=-1), atol=1e-14)
 
 
+def test_residual_counts_every_mode():
+    equation = Advection1d(1.0, final_time=0.05)
+    u0 = equation.sample_inputs(2, 32, generator=torch.Generator().manual_seed(0))
+    states = equation.trajectory(u0, 64)
+    assert equation.residual(u0, states).abs().max() < 1e-4 * states.abs().max()
+
+
 def test_bad_speed_is_named():
     with pytest.raises(ValueError, match="`speed`"):
         Advection1d(math.inf)

@@ -106,6 +106,9 @@ class Advection1d(PeriodicEquation):
         """Describe the solver; see :meth:`Equation.solver`."""
         return {"method": "exact shift of Fourier phases", "resolution": list(self.grid(resolution).shape)}
 
+    def _start(self, inputs: Float[Tensor, "n 1 *grid"]) -> Float[Tensor, "n 1 *grid"]:
+        return inputs  # a shift keeps all modes
+
     def _linear(self, spectrum: Spectrum) -> Complex[Tensor, "*modes"]:
         return -1j * self.speed * spectrum.wavenumbers[0]
 

@@ -87,6 +87,7 @@ def etdrk4(
     if not _broadcasts(linear.shape, u_hat.shape):
         raise ValueError(f"`linear` {tuple(linear.shape)} must broadcast to `u_hat` {tuple(u_hat.shape)}")
     E, E2, Q, f1, f2, f3 = (c.to(u_hat) for c in _coefficients_of(linear, dt))
+    Q2 = 2.0 * Q
     saved: list[Tensor] = []
     u = u_hat
     for step in range(1, steps + 1):
@@ -96,7 +97,7 @@ def etdrk4(
         n_a = nonlinear(a)
         b = torch.addcmul(half, Q, n_a)
         n_b = nonlinear(b)
-        c = torch.addcmul(E2 * a, Q, torch.sub(2.0 * n_b, n_u))
+        c = torch.addcmul(E2 * a, Q2, torch.sub(n_b, n_u, alpha=0.5))
         n_c = nonlinear(c)
         u = torch.addcmul(E * u, f1, n_u)
         u = torch.addcmul(torch.addcmul(u, f2, n_a + n_b), f3, n_c)  # f2 carries its factor 2

@@ -185,8 +185,9 @@ class PeriodicEquation(Equation):
     def residual(self, inputs: Tensor, solution: Tensor) -> Float[Tensor, "n time *grid"]:
         """Return ``u_t - L u - N(u)`` along a trajectory.
 
-        Time derivatives are differences of fourth order over five states, the initial one among them. Space
-        derivatives and products are exact for the trigonometric interpolant, then cut to the grid's modes.
+        Time derivatives are differences of fourth order over five states, the initial one among them, cut to
+        the modes that the solver keeps. Space derivatives and products are exact for the trigonometric
+        interpolant, then cut to the grid's modes.
 
         Args:
             inputs: Initial states ``(n, 1, *grid)``.
@@ -208,7 +209,7 @@ class PeriodicEquation(Equation):
                 f"`solution` {tuple(solution.shape)} must have the samples and grid of "
                 f"`inputs` {tuple(inputs.shape)}"
             )
-        states = torch.cat([inputs.double(), solution.double()], dim=1)
+        states = torch.cat([self._start(inputs.double()), solution.double()], dim=1)
         weights = _difference_weights(saves).to(states.device) * (saves / self.final_time)
         derivative: Tensor = torch.tensordot(states, weights, dims=([1], [1])).movedim(-1, 1)
         residual: Tensor = derivative - self._rate(solution.double())
@@ -249,6 +250,11 @@ class PeriodicEquation(Equation):
         interval = self.final_time / saves
         steps = max(1, math.ceil(interval / largest * (1.0 - 1e-12)))
         return steps, interval / steps
+
+    def _start(self, inputs: Float[Tensor, "n 1 *grid"]) -> Float[Tensor, "n 1 *grid"]:
+        """Return the states that :meth:`trajectory` starts from."""
+        spectrum = Spectrum(self.grid(inputs.shape[2:]), inputs.device)
+        return spectrum.inverse(spectrum.forward(inputs) * spectrum.kept)
 
     def _rate(self, states: Float[Tensor, "n time *grid"]) -> Float[Tensor, "n time *grid"]:
         """Return ``L u + N(u)``, on a grid fine enough to hold all modes of ``u`` free of aliasing."""
