@@ -27,6 +27,14 @@ def test_a_run_folder_is_new_continued_or_replaced(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+def test_other_processes_neither_refuse_nor_remove_what_the_first_has_begun(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").touch()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert open_run(tmp_path).folder == tmp_path
+    open_run(tmp_path, force=True)
+    assert (tmp_path / "config.yaml").exists()
+
+
 def test_pieces_are_chosen(tmp_path):
     pieces = trainer_arguments(tmp_path, monitor=None, progress=False)
     kinds = [type(callback) for callback in pieces["callbacks"]]

@@ -7,6 +7,7 @@ the command line uses; a Python API that does the same calls them.
 
 import importlib.util
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,9 @@ def open_run(out: Path | str, *, resume: Path | str | None = None, force: bool =
         FileNotFoundError: Where there is nothing to resume.
     """
     folder = Path(out)
+    if resume is None and _rank() > 0:
+        # The first process has opened the folder, and may have begun to write.
+        return Run(folder, None)
     if resume is None:
         if folder.exists() and not force and not (folder.is_dir() and not any(folder.iterdir())):
             raise FileExistsError(
@@ -72,6 +76,11 @@ def open_run(out: Path | str, *, resume: Path | str | None = None, force: bool =
         raise FileNotFoundError(f"{folder} {what}; start a new run without --resume")
     folder.mkdir(parents=True, exist_ok=True)
     return Run(folder, checkpoint)
+
+
+def _rank() -> int:
+    """Return this process's rank as the launcher tells it, before any process group exists."""
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
 
 
 def last_checkpoint(folder: Path) -> Path:
