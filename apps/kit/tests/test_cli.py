@@ -11,7 +11,7 @@ from lemmata.apps.kit.cli import App, TrainingVerbs, Verb, main
 VERBS = '''
 from pathlib import Path
 
-def add(left: int, right: float, *, out: Path, sizes: list[int] = [1, 2]) -> None:
+def add(left: int, right: float, *, out: Path, sizes: list[int] = [1, 2], twice: bool = False) -> None:
     """Add two numbers.
 
     Args:
@@ -19,8 +19,9 @@ def add(left: int, right: float, *, out: Path, sizes: list[int] = [1, 2]) -> Non
         right: The right one.
         out: Where the sum goes.
         sizes: Sizes.
+        twice: Count the sum twice.
     """
-    out.write_text(f"{left + right} {sizes}")
+    out.write_text(f"{(left + right) * (2 if twice else 1)} {sizes}")
 
 def fail(kind: str) -> None:
     """Fail as asked."""
@@ -125,6 +126,21 @@ def test_a_verb_takes_arguments_and_a_configuration(app, tmp_path):
     (tmp_path / "c.yaml").write_text("sizes: [7]\n")
     assert main(app, ["add", "1", "2.5", "--out", "sum", "--config", "c.yaml"]) == 0
     assert (tmp_path / "sum").read_text() == "3.5 [7]"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--twice --sizes 3 4 5",
+        "--sizes 3 4 5 --twice",
+        "--twice true --sizes [3,4,5]",
+        "--twice=true --sizes=[3,4,5]",
+    ],
+)
+def test_flags_and_lists_are_written_as_people_write_them(app, tmp_path, options):
+    out = tmp_path / "sum"
+    assert main(app, ["add", "1", "2.5", "--out", str(out), *options.split()]) == 0
+    assert out.read_text() == "7.0 [3, 4, 5]"
 
 
 @pytest.mark.parametrize(

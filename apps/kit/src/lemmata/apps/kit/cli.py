@@ -9,9 +9,9 @@ value, a missing or broken file, an argument the parser refuses) ends in one lin
 import importlib
 import importlib.metadata
 import inspect
+import itertools
 import os
 import sys
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +25,8 @@ class Verb:
 
     Args:
         target: ``"package.module:function"``, imported when the verb is used. Parameters without a default
-        are
-            positional arguments, keyword-only ones options; their types and docstring entries make the help.
+            are positional arguments, keyword-only ones options; their types and docstring entries make the
+            help.
         help: One line for the list of verbs.
     """
 
@@ -170,7 +170,6 @@ def _run_training_verb(app: App, training: TrainingVerbs, verb: str, arguments: 
 
 def _run_function(app: App, verb: str, arguments: list[str]) -> None:
     """Parse the arguments of a plain verb's function, and call it."""
-    import docstring_parser
     import jsonargparse
 
     function = _load(app.verbs[verb].target)
@@ -178,24 +177,36 @@ def _run_function(app: App, verb: str, arguments: list[str]) -> None:
         prog=f"{app.name} {verb}", description=app.verbs[verb].help, exit_on_error=False
     )
     parser.add_argument("--config", action="config", help="YAML file with values for the options below")
-    required = [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
-    ]
-    parser.add_function_arguments(function, as_positional=True, skip={p.name for p in required})
-    hints = typing.get_type_hints(function)
-    documented = {p.arg_name: p.description for p in docstring_parser.parse(function.__doc__ or "").params}
-    for parameter in required:  # `as_positional` would make these positional too
-        parser.add_argument(
-            f"--{parameter.name}",
-            type=hints.get(parameter.name, str),
-            required=True,
-            help=documented.get(parameter.name),
-        )
-    parsed = parser.parse_args(arguments)
+    parameters = inspect.signature(function).parameters
+    every: set[str | int] = set(parameters)
+    options = {name for name in every if parameters[str(name)].kind is inspect.Parameter.KEYWORD_ONLY}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=options)
+    parser.add_function_arguments(function, as_group=False, skip=every - options)
+    hints = {name: str(parameter.annotation) for name, parameter in parameters.items()}
+    parsed = parser.parse_args(_as_written(arguments, hints))
     parsed.pop("config", None)
     function(**parser.instantiate(parsed).as_dict())
+
+
+def _as_written(arguments: list[str], hints: Mapping[str, str]) -> list[str]:
+    """Return arguments as jsonargparse wants them: values of a flag and brackets round a list.
+
+    People write ``--force`` and ``--res 16 32``; jsonargparse reads ``--force=true`` and ``--res=[16,32]``.
+    """
+    written: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        hint = hints.get(argument.removeprefix("--"), "") if argument.startswith("--") else ""
+        values = list(itertools.takewhile(lambda value: not value.startswith("--"), rest))
+        if "bool" in hint and values[:1] not in (["true"], ["false"]):
+            written.append(f"{argument}=true")
+        elif "list" in hint and len(values) > 1:
+            written.append(f"{argument}=[{','.join(values)}]")
+            del rest[: len(values)]
+        else:
+            written.append(argument)
+    return written
 
 
 def _load(target: str) -> Callable[..., Any]:

@@ -60,7 +60,7 @@ def cache_folder() -> Path:
     """Return the cache: the folder ``LEMMATA_DATA`` names where set, else the platform's cache folder."""
     if named := os.environ.get("LEMMATA_DATA"):
         return Path(named).expanduser()
-    import pooch  # type: ignore[import-untyped]  # it has no stubs
+    import pooch
 
     return Path(pooch.os_cache("lemmata"))
 

@@ -3,11 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # nothing heavy is imported where an annotation alone needs it
     from lemmata.apps.pde_surrogate.formats.summary import Inspection
-else:
-    # Annotations are resolved when a function is first called, so that this module imports nothing heavy.
-    Inspection = "lemmata.apps.pde_surrogate.formats.summary.Inspection"
 
 __all__ = ["inspect"]
 

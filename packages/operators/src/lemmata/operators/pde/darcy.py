@@ -348,7 +348,7 @@ def _fast_poisson(a: NDArray[np.float64], spacing: Sequence[float]) -> _Inverse:
 
 def _v_cycle(A: csr_array) -> _Inverse:
     """Return one Ruge-Stueben V-cycle with symmetric smoothing."""
-    import pyamg  # type: ignore[import-untyped]  # it ships no annotations
+    import pyamg
 
     hierarchy = pyamg.ruge_stuben_solver(A)
     matvec: _Inverse = hierarchy.aspreconditioner(cycle="V").matvec

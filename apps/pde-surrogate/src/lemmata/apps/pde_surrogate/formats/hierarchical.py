@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]  # it ships no annotations
+import h5py
 import numpy as np
 import numpy.typing as npt
 
