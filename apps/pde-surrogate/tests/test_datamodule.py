@@ -55,7 +55,9 @@ def test_resolutions_are_mixed_but_never_in_one_batch(tmp_path: Path) -> None:
 def test_one_function_at_two_resolutions_is_in_one_split(tmp_path: Path) -> None:
     coarse = fields(10, 8)
     fine = FieldDataset(
-        coarse.inputs.repeat_interleave(2, -1), coarse.targets.repeat_interleave(2, -1), Grid((16,), (1.0,), "periodic")
+        coarse.inputs.repeat_interleave(2, -1),
+        coarse.targets.repeat_interleave(2, -1),
+        Grid((16,), (1.0,), "periodic"),
     )
     data = FieldDataModule(store(tmp_path / "a.zarr", coarse, fine), 0.3)
     data.setup("fit")
@@ -81,7 +83,12 @@ def test_the_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
 def test_files_of_other_formats_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", coeff=np.random.default_rng(0).random((6, 8, 8)), sol=np.ones((6, 8, 8)))
     data = FieldDataModule(
-        str(tmp_path / "own.npz"), None, map="input=coeff target=sol", layout="nxy", grid_layout="nodes", length=2.0
+        str(tmp_path / "own.npz"),
+        None,
+        map="input=coeff target=sol",
+        layout="nxy",
+        grid_layout="nodes",
+        length=2.0,
     )
     data.setup("fit")
     [only] = data.training_sets()
@@ -92,7 +99,9 @@ def test_files_of_other_formats_are_read(tmp_path: Path) -> None:
 def test_data_that_do_not_fit_are_named(tmp_path: Path) -> None:
     train = store(tmp_path / "train.zarr", fields())
     val = store(tmp_path / "val.zarr", fields(channels=2))
-    with pytest.raises(ValueError, match=r"val\.zarr: found 2 input channels, expected 1 as in .*train\.zarr"):
+    with pytest.raises(
+        ValueError, match=r"val\.zarr: found 2 input channels, expected 1 as in .*train\.zarr"
+    ):
         FieldDataModule(train, val).setup("fit")
     with pytest.raises(FileNotFoundError, match=r"gone\.zarr"):
         FieldDataModule(str(tmp_path / "gone.zarr")).setup("fit")

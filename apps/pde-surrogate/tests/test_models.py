@@ -44,7 +44,9 @@ def test_a_presets_modes_are_cut_to_the_coarsest_grid() -> None:
 
 
 def test_modes_asked_for_must_fit() -> None:
-    with pytest.raises(ValueError, match=r"`modes` \(=\[20, 20\]\) .* 16 x 16 points; expected at most \[16, 16\]"):
+    with pytest.raises(
+        ValueError, match=r"`modes` \(=\[20, 20\]\) .* 16 x 16 points; expected at most \[16, 16\]"
+    ):
         build(CELLS, modes=20)
 
 
@@ -59,7 +61,7 @@ def test_unknown_names_list_what_is_known() -> None:
         build_model("unet", in_channels=1, out_channels=1, grids=[CELLS])
     with pytest.raises(ValueError, match="size 'XL' of model 'fno' is not known; expected one of S, M, L"):
         build_model("fno", "XL", in_channels=1, out_channels=1, grids=[CELLS])
-    with pytest.raises(ValueError, match="model 'fno' cannot be built with .*colour"):
+    with pytest.raises(ValueError, match=r"model 'fno' cannot be built with .*colour"):
         build(CELLS, colour="red")
 
 

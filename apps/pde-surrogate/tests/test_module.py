@@ -55,7 +55,9 @@ def test_statistics_come_from_the_training_set_alone(tmp_path: Path) -> None:
     run = train(tmp_path, train_set, val=str(tmp_path / "val.zarr"))
     module = Surrogate.load(run).module
     assert module.targets.mean.item() == pytest.approx(train_set.targets.double().mean().item(), rel=1e-6)
-    assert module.inputs.std.item() == pytest.approx(train_set.inputs.double().std(correction=0).item(), rel=1e-6)
+    assert module.inputs.std.item() == pytest.approx(
+        train_set.inputs.double().std(correction=0).item(), rel=1e-6
+    )
     assert module.description is not None
     assert module.description.fingerprint == fingerprint(train_set.inputs)
     assert module.description.targets[0].high == pytest.approx(train_set.targets.max().item())
@@ -94,7 +96,9 @@ def test_precision(tmp_path: Path, precision: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+ .*try a smaller `learning_rate`"):
+    with pytest.raises(
+        ValueError, match=r"the loss is (nan|inf) at step \d+ .*try a smaller `learning_rate`"
+    ):
         train(tmp_path, fields(), learning_rate=1e30, epochs=20, schedule="constant", val=None)
 
 
@@ -121,7 +125,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     whole = train(tmp_path / "whole", fields(), epochs=3, checkpoint_every=1)
-    parts = train(tmp_path / "parts", fields(), epochs=3, trainer={**ON_CPU, "max_epochs": 3, "max_steps": -1})
+    parts = train(
+        tmp_path / "parts", fields(), epochs=3, trainer={**ON_CPU, "max_epochs": 3, "max_steps": -1}
+    )
     last = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
     again = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=True)
     for name, value in last["state_dict"].items():

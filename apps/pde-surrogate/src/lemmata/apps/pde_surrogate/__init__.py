@@ -7,8 +7,8 @@ importing this package costs nothing; the rest is imported when it is first aske
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# A verb shares its module's name. Importing the functions here, once, binds each name to the function for good:
-# a later import of the module finds it loaded and leaves the name alone.
+# A verb shares its module's name. Importing the functions here, once, binds each name to the function for
+# good: a later import of the module finds it loaded and leaves the name alone.
 from lemmata.apps.pde_surrogate.demo import demo
 from lemmata.apps.pde_surrogate.evaluate import evaluate
 from lemmata.apps.pde_surrogate.fit import fit

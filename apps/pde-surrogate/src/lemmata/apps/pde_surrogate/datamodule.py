@@ -1,4 +1,4 @@
-"""Training, validation and test fields from the app's data sets or any file it can read, in batches of one grid."""
+"""Training, validation and test fields from the app's data sets or files, in batches of one grid."""
 
 import logging
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class FieldDataModule(LightningDataModule):
     """Pairs of input and target fields for training, validation and tests.
 
-    Several training sets, or a data set that holds several resolutions, give batches of one resolution each in
-    mixed order. The order of samples is a function of ``seed`` and the epoch alone, so that a resumed run
+    Several training sets, or a data set that holds several resolutions, give batches of one resolution each,
+    in mixed order. The order of samples is a function of ``seed`` and the epoch alone, so that a resumed run
     continues where it stopped.
 
     Args:

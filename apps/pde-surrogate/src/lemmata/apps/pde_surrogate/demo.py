@@ -32,7 +32,9 @@ class Preset:
 
 
 PRESETS = {
-    "full": Preset(samples=500, tests=64, resolution=32, size="S", epochs=60, workers=None, overrides={"modes": 12}),
+    "full": Preset(
+        samples=500, tests=64, resolution=32, size="S", epochs=60, workers=None, overrides={"modes": 12}
+    ),
     "small": Preset(samples=64, tests=8, resolution=16, size="S", epochs=8, workers=0),
 }
 
@@ -46,8 +48,8 @@ def demo(
 ) -> Path:
     """Run the whole pipeline on Darcy flow, from nothing to tables and plots.
 
-    Called from a script, the full preset needs the usual guard ``if __name__ == "__main__":``, as it generates on
-    every core.
+    Called from a script, the full preset needs the usual guard ``if __name__ == "__main__":``, as it
+    generates on every core.
 
     Args:
         out: Folder to write.
@@ -90,9 +92,7 @@ def demo(
         seed=seed,
         trainer={"accelerator": "cpu", "devices": 1},
     )
-    console.rule(
-        "3 of 4: evaluate at three resolutions, two of them never seen, and race the cheapened solver"
-    )
+    console.rule("3 of 4: evaluate at three resolutions, race the cheapened solver")
     evaluate(out / "run", out=out / "evaluation", n=size.tests, seed=seed)
     console.rule("4 of 4: plot")
     plot(out / "evaluation", out=out / "plots")

@@ -1,4 +1,4 @@
-"""What a surrogate was trained on, in JSON types: it travels in the checkpoint and makes it self-contained."""
+"""What a surrogate was trained on, in JSON types; it makes a checkpoint self-contained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -44,8 +44,8 @@ def evaluate(
     """Evaluate a surrogate at several resolutions, and against the classical solver made cheap.
 
     Test fields are drawn and solved anew at each resolution: the same functions everywhere, none of them in a
-    training set of any seed. The solver is then cheapened until it is as wrong as the surrogate; the headline is
-    its time there over the surrogate's. Fields from a file have no solver to compare with: errors alone.
+    training set of any seed. The solver is then cheapened until it is as wrong as the surrogate; the headline
+    is its time there over the surrogate's. Fields from a file have no solver to compare with: errors alone.
 
     Args:
         checkpoint: A checkpoint of this app, or a run's folder.
@@ -268,8 +268,8 @@ def _tables(results: dict[str, Any]) -> "dict[str, Table]":
 
     errors = [
         {
-            "resolution": _times(row["resolution"]),
-            "trained on": "yes" if row["seen"] else "no",
+            "grid": _times(row["resolution"]),
+            "seen": "yes" if row["seen"] else "no",
             **{label: row[name] for name, label in METRICS.items() if row[name] is not None},
             "worst L2": row["l2_worst"],
         }
@@ -279,23 +279,38 @@ def _tables(results: dict[str, Any]) -> "dict[str, Table]":
         "errors": Rows.from_records(errors, title=f"Errors on {results['errors'][0]['samples']} test fields")
     }
     if results["race"]:
-        tables["race"] = Rows.from_records(_race_records(results["race"]), title="Accuracy per second")
+        tables["race"] = Rows.from_records(
+            _race_records(results["race"]),
+            title="Accuracy per second: the solver's Pareto front, made cheap step by step",
+        )
         tables["speed_up"] = Rows.from_records(
-            [_speed_up_record(row) for row in results["speed_ups"]], title="Speed-up at equal accuracy"
+            [_speed_up_record(row) for row in results["speed_ups"]],
+            title=_speed_up_title(results["speed_ups"]),
         )
     return tables
+
+
+def _speed_up_title(rows: list[dict[str, Any]]) -> str:
+    """Return the table's title, with a legend of what it holds."""
+    legend = {
+        "<=": "<= the cheapest solver is already more accurate",
+        ">=": ">= no solver on this grid is as accurate",
+    }
+    found = {row["relation"] for row in rows}
+    said = [words for relation, words in legend.items() if relation in found]
+    title = "Speed-up at equal accuracy: above 1 the surrogate is faster"
+    return "; ".join([title, *said])
 
 
 def _race_records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the surrogate and the solver's Pareto front, for the table."""
     return [
         {
-            "resolution": _times(row["resolution"]),
-            "method": row["method"],
-            "setting": row["setting"],
+            "grid": _times(row["resolution"]),
+            "method": f"{row['method']} ({row['setting']})",
             "relative L2": row["error"],
-            "ms, one at a time": 1e3 * row["single"],
-            "ms, batched": 1e3 * row["batched"],
+            "ms single": 1e3 * row["single"],
+            "ms batched": 1e3 * row["batched"],
         }
         for row in rows
         if row["method"] == "surrogate" or row["on_front_single"] or row["on_front_batched"]
@@ -303,22 +318,17 @@ def _race_records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _speed_up_record(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a speed-up in words."""
+    """Return a speed-up for the table."""
     never = "never" if row["speed_up"] <= 1 else "-"
-    remark = {
-        "=": "",
-        "<=": "the cheapest solver is more accurate already",
-        ">=": "no solver on this grid is as accurate",
-    }[row["relation"]]
+    relation = "" if row["relation"] == "=" else f"{row['relation']} "
     return {
-        "resolution": _times(row["resolution"]),
-        "mode": "one at a time" if row["mode"] == "single" else "batched",
+        "grid": _times(row["resolution"]),
+        "mode": row["mode"],
         "relative L2": row["error"],
-        "surrogate, ms": 1e3 * row["surrogate_seconds"],
-        "solver, ms": 1e3 * row["solver_seconds"],
-        "speed-up": f"{row['relation'] if row['relation'] != '=' else ''}{row['speed_up']:.3g}",
-        "break-even solves": never if row["break_even_solves"] is None else row["break_even_solves"],
-        "remark": remark,
+        "surrogate ms": 1e3 * row["surrogate_seconds"],
+        "solver ms": 1e3 * row["solver_seconds"],
+        "speed-up": f"{relation}{row['speed_up']:.3g}",
+        "break-even": never if row["break_even_solves"] is None else str(row["break_even_solves"]),
     }
 
 

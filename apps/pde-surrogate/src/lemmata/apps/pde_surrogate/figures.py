@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lemmata.apps.kit.files import read_json
 from lemmata.apps.kit.plots import PALETTE, new_figure, save_figure
@@ -65,7 +65,7 @@ def read_evaluation(path: Path) -> Evaluation:
     if not isinstance(results, dict) or not {"errors", "spectra", "race", "training"} <= results.keys():
         raise ValueError(f"{folder / RESULTS}: not the results of an evaluation")
     try:
-        with np.load(folder / FIELDS, allow_pickle=False) as stored:
+        with (folder / FIELDS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             fields = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder / FIELDS}: cannot be read as an .npz of arrays ({error})") from error
@@ -89,7 +89,7 @@ def draw(evaluation: Evaluation, out: Path) -> list[Path]:
     if evaluation.results["race"]:
         drawings.append(_race(evaluation.results))
     drawings.append(_spectra(evaluation.results))
-    if {"train_loss", "step"} <= evaluation.curves.keys():
+    if "step" in evaluation.curves and evaluation.curves.keys() & {"train_loss", "val_l2"}:
         drawings.append(_training(evaluation.curves))
     return [path for name, figure, data in drawings for path in save_figure(figure, out / name, data)]
 
@@ -116,7 +116,7 @@ def _fields(evaluation: Evaluation, shape: Sequence[int]) -> Drawing:
     return f"fields_{stem}", figure, _field_table(samples)
 
 
-def _images(figure: Figure, row: Sequence[Axes], which: str, sample: Mapping[str, Array]) -> None:
+def _images(figure: Figure, row: Array, which: str, sample: Mapping[str, Array]) -> None:
     """Draw one sample of a field in two dimensions; reference and prediction share a colour scale."""
     target, prediction = sample["target"], sample["prediction"]
     error = np.abs(prediction - target)
@@ -139,7 +139,7 @@ def _images(figure: Figure, row: Sequence[Axes], which: str, sample: Mapping[str
         bar.formatter.set_powerlimits((-2, 3))  # type: ignore[attr-defined]  # a ScalarFormatter here
 
 
-def _lines(row: Sequence[Axes], which: str, sample: Mapping[str, Array]) -> None:
+def _lines(row: Array, which: str, sample: Mapping[str, Array]) -> None:
     """Draw one sample of a field in one dimension."""
     x = np.arange(len(sample["target"])) / len(sample["target"])
     first, second = row
@@ -358,9 +358,7 @@ def _plain_log(axis: Any) -> None:
     low, high = axis.get_view_interval()
     if high / low < 1e3:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        formatter = ScalarFormatter()
-        formatter.set_scientific(False)
-        axis.set_major_formatter(formatter)
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

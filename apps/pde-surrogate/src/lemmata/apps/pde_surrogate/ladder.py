@@ -66,8 +66,8 @@ class SpeedUp:
 
     Args:
         value: The ratio; above 1 the surrogate is faster.
-        relation: ``"="`` where the error lies on the solver's front; ``"<="`` where the cheapest rung is already
-            more accurate; ``">="`` where no rung is accurate enough.
+        relation: ``"="`` where the error lies on the solver's front; ``"<="`` where the cheapest rung is
+            already more accurate; ``">="`` where no rung is accurate enough.
         solver: Seconds a sample of the solver at that error (or of the nearest rung).
         surrogate: Seconds a sample of the surrogate.
         error: The surrogate's error.
@@ -83,10 +83,10 @@ class SpeedUp:
 def ladder(equation: Equation, resolution: Sequence[int]) -> list[Rung]:
     """Return ways to cheapen an equation's solver at a resolution, from its own accuracy down.
 
-    Grids that nest in the evaluation grid are halved down to four points; each is solved with the solver's own
-    settings and with cheaper ones (time steps up to 32 times larger, or looser tolerances). Inputs are restricted
-    to the coarser grid, and solutions are brought back by :meth:`Equation.prolong`; both count as the solver's
-    time.
+    Grids that nest in the evaluation grid are halved down to four points; each is solved with the solver's
+    own settings and with cheaper ones (time steps up to 32 times larger, or looser tolerances). Inputs are
+    restricted to the coarser grid, and solutions are brought back by :meth:`Equation.prolong`; both count as
+    the solver's time.
 
     Args:
         equation: The equation.
@@ -135,7 +135,9 @@ def measure(
 
 
 def front(points: Sequence[Point], mode: Literal["single", "batched"]) -> list[Point]:
-    """Return the points that no other beats in both time and error, from slow and accurate to quick and rough.
+    """Return the points that none beats in time and error, from slow and accurate to quick and rough.
+
+    A slower point has to be more accurate by a hundredth at least; less is noise.
 
     Args:
         points: Points.
@@ -145,13 +147,14 @@ def front(points: Sequence[Point], mode: Literal["single", "batched"]) -> list[P
         The Pareto front.
 
     Example:
-        >>> points = [Point("solver", name, e, t, t) for name, e, t in [("a", 0.1, 1), ("b", 0.2, 2), ("c", 0.5, 0.1)]]
+        >>> found = [("a", 0.1, 1.0), ("b", 0.2, 2.0), ("c", 0.5, 0.1)]
+        >>> points = [Point("solver", name, error, t, t) for name, error, t in found]
         >>> [point.setting for point in front(points, "single")]
         ['a', 'c']
     """
     chosen: list[Point] = []
     for point in sorted(points, key=lambda point: (point.seconds(mode), point.error)):
-        if not chosen or point.error < chosen[-1].error:
+        if not chosen or point.error < 0.99 * chosen[-1].error:
             chosen.append(point)
     return chosen[::-1]
 
@@ -238,7 +241,7 @@ def _restrictions(
         return [("", lambda inputs: inputs)]
     if equation.name == "darcy":
         return [
-            ("arithmetic mean", lambda inputs: equation.restrict(inputs, coarse)),
+            ("mean", lambda inputs: equation.restrict(inputs, coarse)),
             ("geometric mean", lambda inputs: equation.restrict(inputs.log(), coarse).exp()),
         ]
     return [("", lambda inputs: equation.restrict(inputs, coarse))]

@@ -18,9 +18,9 @@ from lemmata.operators.losses import lp_norm, relative_h1, relative_lp
 __all__ = ["METRICS", "Spectrum", "field_errors", "spectrum"]
 
 METRICS = {
-    "l2": "relative L2",
-    "h1": "relative H1",
-    "max": "relative max",
+    "l2": "L2",
+    "h1": "H1",
+    "max": "max",
     "boundary": "boundary",
 }
 
@@ -36,9 +36,9 @@ def field_errors(
         grid: The grid of both.
 
     Returns:
-        By name: ``l2``, ``h1`` (values and gradients), ``max`` (largest error over largest value) and, for a box
-        that is not periodic, ``boundary``: the root mean square error on the outermost points over the root mean
-        square of the whole field, since solutions are often zero there.
+        By name: ``l2``, ``h1`` (values and gradients), ``max`` (largest error over largest value) and, for a
+        box that is not periodic, ``boundary``: the root mean square error on the outermost points over the
+        root mean square of the whole field, since solutions are often zero there.
 
     Raises:
         ValueError: Where a target is zero everywhere.
@@ -108,8 +108,9 @@ def spectrum(
 ) -> Spectrum:
     """Return mean energies by octave of wave number.
 
-    The basis is the grid's own: Fourier for a periodic box, cosines for cells and nodes, sines for interior points,
-    so that a boundary does not look like a jump. Energies over all bands add up to the mean square of the field.
+    The basis is the grid's own: Fourier for a periodic box, cosines for cells and nodes, sines for interior
+    points, so that a boundary does not look like a jump. Energies over all bands add up to the mean square of
+    the field.
 
     Args:
         prediction: Predicted fields.
@@ -145,7 +146,7 @@ def _rim(grid: Grid, device: torch.device) -> Bool[Tensor, "*grid"]:
 
 
 def _wave_numbers(grid: Grid) -> npt.NDArray[np.float64]:
-    """Return the size of the wave vector of every coefficient of the grid's basis, in cycles a unit of length."""
+    """Return the wave number of every coefficient of the grid's basis, in cycles a unit of length."""
     if grid.layout == "periodic":
         axes = [
             np.abs(scipy.fft.fftfreq(n, 1.0 / n)) / size

@@ -50,8 +50,8 @@ class SurrogateModule(LightningModule):
         sobolev_order: Order of the ``sobolev`` loss; negative orders weigh large scales.
         learning_rate: Largest step size of AdamW.
         weight_decay: Decoupled weight decay of AdamW.
-        schedule: How the step size moves over the run: ``one-cycle`` warms up and anneals, ``cosine`` anneals,
-            ``constant`` stays.
+        schedule: How the step size moves over the run: ``one-cycle`` warms up and anneals, ``cosine``
+            anneals, ``constant`` stays.
         warmup: Fraction of the run in which ``one-cycle`` rises.
 
     Raises:
@@ -95,7 +95,7 @@ class SurrogateModule(LightningModule):
         self._started: float | None = None
 
     def configure_model(self) -> None:
-        """Build the model for the data module's training set, once; otherwise a checkpoint says what it is."""
+        """Build the model for the data module's training set, once; without one, a checkpoint does."""
         if self.description is None and self.trainer.training:
             data = getattr(self.trainer, "datamodule", None)
             if not isinstance(data, TrainingData):

@@ -1,4 +1,4 @@
-"""Draw what an evaluation found: fields, errors over resolutions, accuracy per second, spectra, training curves."""
+"""Draw what an evaluation found: fields, errors, accuracy per second, spectra, training curves."""
 
 from pathlib import Path
 

@@ -31,8 +31,8 @@ def predict(
     Args:
         checkpoint: A checkpoint of this app, or a run's folder.
         fields: A data set of the app, or a .npy, .npz, .mat, HDF5, NetCDF, Zarr or .pt file.
-        out: Where to write: a folder ending in .zarr (the app's container, inputs beside predictions), or a .npy
-            file (predictions alone). Beside the fields, as NAME-prediction.zarr, where not given.
+        out: Where to write: a folder ending in .zarr (the app's container, inputs beside predictions), or a
+            .npy file (predictions alone). Beside the fields, as NAME-prediction.zarr, where not given.
         map: Which array holds the input, say input=coeff.
         layout: One letter an axis of the array, say nxyc.
         resolution: Which resolution of a data set of the app.

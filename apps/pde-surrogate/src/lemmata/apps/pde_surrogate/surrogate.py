@@ -22,6 +22,19 @@ Array = npt.NDArray[Any]
 # Fields are predicted in batches of about this many points, which bounds memory.
 POINTS_AT_ONCE = 2**18
 
+# What torch.load raises where a file is no checkpoint: which depends on its first bytes.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 # Inputs may leave the training range by this fraction of it before a warning.
 TOLERANCE = 0.05
 
@@ -190,13 +203,15 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: Where there is no file.
-        ValueError: Where the file is no checkpoint of this app, truncated, or holds more than tensors and plain
-            types.
+        ValueError: Where the file is no checkpoint of this app, truncated, or holds more than tensors and
+            plain types.
     """
     path = find_checkpoint(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
             f"{path}: not a checkpoint that loads safely, expected tensors and plain types ({reason})"
@@ -230,7 +245,8 @@ def _outside(values: Tensor, known: ChannelRange, channel: int) -> list[str]:
     for what, (low, high), (least, most) in zip(("values", "means"), found, spans, strict=True):
         if low < least - slack or high > most + slack:
             said.append(
-                f"{what} of channel {channel} in [{low:.4g}, {high:.4g}] (trained on [{least:.4g}, {most:.4g}])"
+                f"{what} of channel {channel} in [{low:.4g}, {high:.4g}] "
+                f"(trained on [{least:.4g}, {most:.4g}])"
             )
     return said
 
