@@ -1,6 +1,6 @@
 """Pairs of input and target fields on one grid, and batches of them over several resolutions.
 
-A :class:`FieldDataset` holds what a solver made and where its points lie. A :class:`MultiResolutionLoader`
+A `FieldDataset` holds what a solver made and where its points lie. A `MultiResolutionLoader`
 mixes datasets of several resolutions, one resolution a batch, so that a model learns the operator and not the
 grid.
 """
@@ -21,7 +21,7 @@ __all__ = ["FieldDataset", "FieldPairs", "MultiResolutionLoader", "fingerprint"]
 
 @runtime_checkable
 class FieldPairs(Protocol):
-    """What :class:`MultiResolutionLoader` needs of a dataset: a length, and pairs of fields by index."""
+    """What `MultiResolutionLoader` needs of a dataset: a length, and pairs of fields by index."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -36,9 +36,9 @@ class FieldDataset(Dataset[tuple[Tensor, Tensor]]):
     """Input and target fields on one grid.
 
     Args:
-        inputs: Input fields ``(n, c_in, *grid.shape)`` of a floating type; cast boolean or integer
+        inputs: Input fields `(n, c_in, *grid.shape)` of a floating type; cast boolean or integer
             coefficients first.
-        targets: Target fields ``(n, c_out, *grid.shape)`` of a floating type.
+        targets: Target fields `(n, c_out, *grid.shape)` of a floating type.
         grid: The grid of both.
         attributes: What made the data (equation, parameters, solver, seed), as JSON types.
 
@@ -46,7 +46,7 @@ class FieldDataset(Dataset[tuple[Tensor, Tensor]]):
         TypeError: Where fields are not of a floating type.
         ValueError: Where shapes disagree with the grid or with each other.
 
-    Example:
+    Examples:
         >>> grid = Grid((8, 8), (1.0, 1.0), "periodic")
         >>> data = FieldDataset(torch.zeros(5, 1, 8, 8), torch.ones(5, 2, 8, 8), grid)
         >>> len(data), data[0][1].shape
@@ -97,21 +97,21 @@ class MultiResolutionLoader:
     """Batches of several datasets, one dataset a batch, in mixed order.
 
     Every sample of every dataset is seen once an epoch. Each iteration over the loader is an epoch; with
-    ``shuffle`` it draws a new order, of samples within a dataset and of batches between datasets, from
-    ``generator``.
+    `shuffle` it draws a new order, of samples within a dataset and of batches between datasets, from
+    `generator`.
 
     Args:
-        datasets: Datasets of ``(input, target)`` pairs, say one :class:`FieldDataset` a resolution.
+        datasets: Datasets of `(input, target)` pairs, say one `FieldDataset` a resolution.
         batch_size: Samples in a batch; a sequence gives each dataset its own, say fewer where fields are
             larger.
         shuffle: Draw a new order each epoch; otherwise datasets and their samples come in order.
         drop_last: Leave out a dataset's last batch where it is smaller than the others.
-        generator: Source of the orders; torch's global one where ``None``.
+        generator: Source of the orders; torch's global one where `None`.
 
     Raises:
         ValueError: Where there is no dataset, one is empty, or a batch size is not positive.
 
-    Example:
+    Examples:
         >>> coarse = FieldDataset(torch.zeros(5, 1, 8), torch.zeros(5, 1, 8), Grid((8,), (1.0,), "periodic"))
         >>> fine = FieldDataset(torch.zeros(3, 1, 16), torch.zeros(3, 1, 16), Grid((16,), (1.0,), "periodic"))
         >>> loader = MultiResolutionLoader([coarse, fine], [4, 2], generator=torch.Generator().manual_seed(0))
@@ -151,7 +151,7 @@ class MultiResolutionLoader:
         return sum(len(data) // size if self.drop_last else -(-len(data) // size) for data, size in pairs)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield an epoch's batches: inputs ``(batch, c_in, *grid)``, targets ``(batch, c_out, *grid)``."""
+        """Yield an epoch's batches: inputs `(batch, c_in, *grid)`, targets `(batch, c_out, *grid)`."""
         batches: list[tuple[FieldPairs, list[int]]] = []
         for data, size in zip(self.datasets, self.batch_sizes, strict=True):
             order = self._order(len(data))
@@ -165,7 +165,7 @@ class MultiResolutionLoader:
             yield inputs, targets
 
     def _order(self, n: int) -> list[int]:
-        """Return ``range(n)``, shuffled where the loader shuffles."""
+        """Return `range(n)`, shuffled where the loader shuffles."""
         if not self.shuffle:
             return list(range(n))
         device = self.generator.device if self.generator is not None else None
@@ -184,7 +184,7 @@ def fingerprint(samples: Shaped[Tensor, "n ..."]) -> str:
     Returns:
         64 hexadecimal digits.
 
-    Example:
+    Examples:
         >>> x = torch.arange(6.0).reshape(3, 2)
         >>> fingerprint(x) == fingerprint(x.flip(0)), fingerprint(x) == fingerprint(x[:2])
         (True, False)
@@ -199,7 +199,7 @@ def digest_sum(samples: Shaped[Tensor, "n ..."]) -> int:
         samples: Samples along the first axis.
 
     Returns:
-        An integer in ``[0, 2^256)``.
+        An integer in `[0, 2^256)`.
     """
     total = 0
     header = f"{samples.dtype} {tuple(samples.shape[1:])}".encode()
@@ -210,11 +210,11 @@ def digest_sum(samples: Shaped[Tensor, "n ..."]) -> int:
 
 
 def finish_fingerprint(count: int, digests: int) -> str:
-    """Return the fingerprint of ``count`` samples whose digests add up to ``digests``.
+    """Return the fingerprint of `count` samples whose digests add up to `digests`.
 
     Args:
         count: Number of samples.
-        digests: What :func:`digest_sum` returned, or a sum of several modulo 2^256.
+        digests: What `digest_sum` returned, or a sum of several modulo 2^256.
 
     Returns:
         64 hexadecimal digits.

@@ -4,7 +4,7 @@ An operator acts on functions, so a grid here is a set of points in a box of giv
 indices: two grids of one box sample the same functions, and a sum over points becomes an integral by its
 quadrature weights.
 
-Axis letters used below: ``D`` dimension of the box, ``N`` points, ``M`` frequencies.
+Axis letters used below: `D` dimension of the box, `N` points, `M` frequencies.
 """
 
 import math
@@ -30,14 +30,14 @@ Layout = Literal["periodic", "nodes", "interior", "cells"]
 
 @dataclass(frozen=True)
 class Grid:
-    """A tensor-product grid of the box ``[0, length_1] x ... x [0, length_d]``.
+    """A tensor-product grid of the box `[0, length_1] x ... x [0, length_d]`.
 
-    The layout says where the ``N`` points of an axis of length ``L`` lie:
+    The layout says where the `N` points of an axis of length `L` lie:
 
-    - ``"periodic"``: ``x_j = j L / N``; the point ``L`` is the point ``0`` again and is left out.
-    - ``"nodes"``: ``x_j = j L / (N - 1)``, both ends included.
-    - ``"interior"``: ``x_j = (j + 1) L / (N + 1)``; the field is zero on the boundary, which is left out.
-    - ``"cells"``: ``x_j = (j + 1/2) L / N``, the centres of ``N`` equal cells.
+    - `"periodic"`: `x_j = j L / N`; the point `L` is the point `0` again and is left out.
+    - `"nodes"`: `x_j = j L / (N - 1)`, both ends included.
+    - `"interior"`: `x_j = (j + 1) L / (N + 1)`; the field is zero on the boundary, which is left out.
+    - `"cells"`: `x_j = (j + 1/2) L / N`, the centres of `N` equal cells.
 
     Args:
         shape: Number of points along each axis.
@@ -46,9 +46,9 @@ class Grid:
 
     Raises:
         ValueError: Where the shape is empty or not positive, a length is not positive and finite, their
-            numbers differ, the layout is unknown, or ``"nodes"`` has an axis of fewer than two points.
+            numbers differ, the layout is unknown, or `"nodes"` has an axis of fewer than two points.
 
-    Example:
+    Examples:
         >>> Grid((4,), (2.0,), "cells").coordinates()
         tensor([[0.2500, 0.7500, 1.2500, 1.7500]])
         >>> Grid((5, 3), (1.0, 1.0), "nodes").spacing
@@ -92,11 +92,11 @@ class Grid:
         """Return the points along each axis, one vector an axis.
 
         Args:
-            dtype: Floating type; torch's default where ``None``. Points are computed in float64 either way.
-            device: Device; torch's default where ``None``.
+            dtype: Floating type; torch's default where `None`. Points are computed in float64 either way.
+            device: Device; torch's default where `None`.
 
         Returns:
-            A tuple of ``dim`` vectors.
+            A tuple of `dim` vectors.
         """
         first = _FIRST[self.layout]
         dtype = dtype or torch.get_default_dtype()
@@ -111,11 +111,11 @@ class Grid:
         """Return the coordinates of every point, one channel an axis.
 
         Args:
-            dtype: Floating type; torch's default where ``None``.
-            device: Device; torch's default where ``None``.
+            dtype: Floating type; torch's default where `None`.
+            device: Device; torch's default where `None`.
 
         Returns:
-            Coordinates ``(dim, *shape)`` in physical units.
+            Coordinates `(dim, *shape)` in physical units.
         """
         return torch.stack(torch.meshgrid(*self.axes(dtype=dtype, device=device), indexing="ij"))
 
@@ -125,14 +125,14 @@ class Grid:
         """Return the quadrature weight of every point.
 
         Nodes take the trapezoidal rule, the other layouts the spacing. The weights sum to the volume, except
-        for ``"interior"``, which is the trapezoidal rule for functions that vanish on the boundary left out.
+        for `"interior"`, which is the trapezoidal rule for functions that vanish on the boundary left out.
 
         Args:
-            dtype: Floating type; torch's default where ``None``.
-            device: Device; torch's default where ``None``.
+            dtype: Floating type; torch's default where `None`.
+            device: Device; torch's default where `None`.
 
         Returns:
-            Weights of shape ``shape``.
+            Weights of shape `shape`.
         """
         weights = torch.ones((), dtype=torch.float64)
         for n, step in zip(self.shape, self.spacing, strict=True):
@@ -157,16 +157,16 @@ class Grid:
         """Return the grid as JSON types.
 
         Returns:
-            ``{"shape": [...], "length": [...], "layout": "..."}``.
+            `{"shape": [...], "length": [...], "layout": "..."}`.
         """
         return {"shape": list(self.shape), "length": list(self.length), "layout": self.layout}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "Grid":
-        """Rebuild a grid from what ``to_dict`` returned.
+        """Rebuild a grid from what `to_dict` returned.
 
         Args:
-            entry: A mapping with the keys ``shape``, ``length`` and ``layout``.
+            entry: A mapping with the keys `shape`, `length` and `layout`.
 
         Returns:
             The grid.
@@ -186,12 +186,12 @@ def grid(shape: int | Sequence[int], length: float | Sequence[float] = 1.0, endp
     Args:
         shape: Points along each axis; an integer is a one-dimensional grid.
         length: Length along each axis; one number stands for all axes.
-        endpoint: Include both ends (layout ``"nodes"``); otherwise the grid is periodic.
+        endpoint: Include both ends (layout `"nodes"`); otherwise the grid is periodic.
 
     Returns:
-        A :class:`Grid`.
+        A `Grid`.
 
-    Example:
+    Examples:
         >>> grid(4, 2.0).coordinates()
         tensor([[0.0000, 0.5000, 1.0000, 1.5000]])
         >>> grid((3, 3), endpoint=True).spacing
@@ -209,12 +209,12 @@ def box_lengths(length: float | Sequence[float], dim: int) -> tuple[float, ...]:
         dim: Number of axes.
 
     Returns:
-        A tuple of ``dim`` floats.
+        A tuple of `dim` floats.
 
     Raises:
         ValueError: Where there is not one length for each axis, or one is not positive and finite.
 
-    Example:
+    Examples:
         >>> box_lengths(2, 3)
         (2.0, 2.0, 2.0)
     """
@@ -227,27 +227,27 @@ def box_lengths(length: float | Sequence[float], dim: int) -> tuple[float, ...]:
 
 
 class FourierFeatures(nn.Module):
-    r"""Random Fourier features ``[cos(2 pi B x / L), sin(2 pi B x / L)]`` of coordinates, ``B`` normal.
+    r"""Random Fourier features `[cos(2 pi B x / L), sin(2 pi B x / L)]` of coordinates, `B` normal.
 
     Coordinates alone make a network prefer slow functions; these features let it see details of a chosen
-    scale. Their inner product over ``count`` tends to the Gaussian kernel
-    ``exp(-2 pi^2 scale^2 |x - y|^2 / L^2)``. ``B`` is a buffer: it is saved and moved with the module, and
+    scale. Their inner product over `count` tends to the Gaussian kernel
+    `exp(-2 pi^2 scale^2 |x - y|^2 / L^2)`. `B` is a buffer: it is saved and moved with the module, and
     not trained.
 
     Args:
         dim: Dimension of the coordinates.
-        count: Number of frequencies ``M``; there are ``2 M`` features.
+        count: Number of frequencies `M`; there are `2 M` features.
         length: Length of the box along each axis; one number stands for all axes.
         scale: Standard deviation of the frequencies, in cycles over the box.
         periodic: Round frequencies to whole cycles, so that features are periodic in the box.
-        axis: The axis that holds the coordinates: ``-1`` for points ``(..., dim)``, ``-dim - 1`` for fields
-            ``(batch, dim, *grid)``.
+        axis: The axis that holds the coordinates: `-1` for points `(..., dim)`, `-dim - 1` for fields
+            `(batch, dim, *grid)`.
         generator: Source of randomness.
 
     Raises:
-        ValueError: Where ``dim`` or ``count`` is not positive, or ``scale`` is not positive and finite.
+        ValueError: Where `dim` or `count` is not positive, or `scale` is not positive and finite.
 
-    Example:
+    Examples:
         >>> features = FourierFeatures(2, 8, generator=torch.Generator().manual_seed(0))
         >>> features(torch.zeros(5, 2)).shape
         torch.Size([5, 16])
@@ -288,13 +288,13 @@ class FourierFeatures(nn.Module):
         """Return the features of coordinates.
 
         Args:
-            x: Coordinates in physical units, with ``dim`` entries along ``axis``.
+            x: Coordinates in physical units, with `dim` entries along `axis`.
 
         Returns:
-            The same shape with ``2 * count`` entries along ``axis``: all cosines, then all sines.
+            The same shape with `2 * count` entries along `axis`: all cosines, then all sines.
 
         Raises:
-            ValueError: Where ``axis`` does not hold ``dim`` entries.
+            ValueError: Where `axis` does not hold `dim` entries.
         """
         if x.shape[self.axis] != self.dim:
             raise ValueError(
@@ -304,7 +304,7 @@ class FourierFeatures(nn.Module):
         return torch.cat([phase.cos(), phase.sin()], dim=-1).movedim(-1, self.axis)
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         return f"dim={self.dim}, count={self.count}, axis={self.axis}"
 
 
@@ -314,7 +314,7 @@ _FIRST = {"periodic": 0.0, "nodes": 0.0, "interior": 1.0, "cells": 0.5}
 
 
 def positive_integers(value: Any, name: str) -> tuple[int, ...]:
-    """Return an integer or a sequence of them as a tuple, or raise ``ValueError``."""
+    """Return an integer or a sequence of them as a tuple, or raise `ValueError`."""
     values = (value,) if isinstance(value, int | np.integer) else tuple(value)
     whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in values)
     if not values or not whole or min(values) < 1:

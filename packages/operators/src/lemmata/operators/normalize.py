@@ -1,11 +1,11 @@
 """Normalisers of fields: statistics fitted once, in a stream or in pieces, and kept in buffers.
 
 A network trains best on fields of mean zero and spread one; a normaliser brings them there and its
-``inverse`` brings predictions back to physical units. Statistics are computed in float64 by merging those of
+`inverse` brings predictions back to physical units. Statistics are computed in float64 by merging those of
 parts (Chan, Golub and LeVeque), so that data larger than memory, or spread over workers, give the figures of
 one pass. They are buffers: they are saved with the model, and load into a freshly built one.
 
-Fit on training data only: ``fit`` returns the fingerprint of what it saw, to be compared with that of test
+Fit on training data only: `fit` returns the fingerprint of what it saw, to be compared with that of test
 data.
 """
 
@@ -26,17 +26,17 @@ Dims = Literal["channel", "point"] | Sequence[int]
 
 
 class Normalizer(nn.Module, ABC):
-    """What normalisers share: fitting in parts, merging, fingerprints, and ``(x - shift) / scale``.
+    """What normalisers share: fitting in parts, merging, fingerprints, and `(x - shift) / scale`.
 
     Args:
-        dims: Axes of ``(batch, channels, *grid)`` that statistics are taken over: ``"channel"`` is all but
-            the channels, one figure a channel on any grid; ``"point"`` is the batch alone, one figure a
+        dims: Axes of `(batch, channels, *grid)` that statistics are taken over: `"channel"` is all but
+            the channels, one figure a channel on any grid; `"point"` is the batch alone, one figure a
             channel and point, which ties the normaliser to one grid; or the axes themselves, the batch (0)
             among them.
         eps: Smallest spread, as a fraction of the field's magnitude; a channel of less counts as constant.
 
     Raises:
-        ValueError: Where ``dims`` or ``eps`` does not fit.
+        ValueError: Where `dims` or `eps` does not fit.
     """
 
     samples: Tensor
@@ -62,14 +62,14 @@ class Normalizer(nn.Module, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """The :func:`~lemmata.operators.data.fingerprint` of the samples seen."""
+        """The `fingerprint` of the samples seen."""
         return finish_fingerprint(int(self.samples), self._digests())
 
     def fit(self, x: Shaped[Tensor, "..."] | Iterable[Tensor]) -> str:
         """Forget what was seen, and fit.
 
         Args:
-            x: Fields ``(n, channels, *grid)``, or an iterable of such batches.
+            x: Fields `(n, channels, *grid)`, or an iterable of such batches.
 
         Returns:
             The fingerprint of the data, whatever their order and batching.
@@ -98,7 +98,7 @@ class Normalizer(nn.Module, ABC):
         """Fit to more samples. Nothing changes where they are bad, or none.
 
         Args:
-            x: Fields ``(n, channels, *grid)``.
+            x: Fields `(n, channels, *grid)`.
 
         Returns:
             The fingerprint of all samples so far.
@@ -119,13 +119,13 @@ class Normalizer(nn.Module, ABC):
         """Take in what another normaliser saw, as if both streams had been one.
 
         Args:
-            other: A normaliser of the same class and ``dims``; it is left as it is.
+            other: A normaliser of the same class and `dims`; it is left as it is.
 
         Returns:
             This normaliser.
 
         Raises:
-            ValueError: Where classes, ``dims`` or shapes differ.
+            ValueError: Where classes, `dims` or shapes differ.
         """
         if type(other) is not type(self) or other.dims != self.dims:
             raise ValueError(f"cannot merge {other!r} into {self!r}: class and `dims` must agree")
@@ -153,7 +153,7 @@ class Normalizer(nn.Module, ABC):
         """Normalise fields.
 
         Args:
-            x: Fields ``(batch, channels, *grid)``.
+            x: Fields `(batch, channels, *grid)`.
 
         Returns:
             Normalised fields of the same shape and type.
@@ -170,7 +170,7 @@ class Normalizer(nn.Module, ABC):
         """Bring normalised fields back to physical units.
 
         Args:
-            x: Normalised fields ``(batch, channels, *grid)``.
+            x: Normalised fields `(batch, channels, *grid)`.
 
         Returns:
             Fields of the same shape and type.
@@ -184,7 +184,7 @@ class Normalizer(nn.Module, ABC):
         return x * scale + shift
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         return f"dims={self.dims!r}, eps={self.eps:g}, samples={int(self.samples)}"
 
     @abstractmethod
@@ -219,7 +219,7 @@ class Normalizer(nn.Module, ABC):
         return int.from_bytes(bytes(self.digest.tolist()), "big")
 
     def _reduced(self, ndim: int) -> tuple[int, ...]:
-        """Return the axes that statistics of fields with ``ndim`` axes are taken over."""
+        """Return the axes that statistics of fields with `ndim` axes are taken over."""
         if self.dims == "channel":
             return (0, *range(2, ndim))
         if self.dims == "point":
@@ -258,7 +258,7 @@ class Normalizer(nn.Module, ABC):
         )
 
     def _check_finite(self, x: Tensor) -> None:
-        """Raise ``ValueError`` where values are not finite, naming the channels."""
+        """Raise `ValueError` where values are not finite, naming the channels."""
         finite = x.isfinite()
         if not bool(finite.all()):
             bad = (~finite).movedim(1, 0).flatten(1).sum(1)
@@ -279,16 +279,16 @@ class Normalizer(nn.Module, ABC):
 class GaussianNormalizer(Normalizer):
     """Bring fields to mean zero and standard deviation one.
 
-    ``forward`` is ``(x - mean) / std`` with the standard deviation of the population.
+    `forward` is `(x - mean) / std` with the standard deviation of the population.
 
     Args:
-        dims: ``"channel"``, ``"point"``, or axes of ``(batch, channels, *grid)``; see :class:`Normalizer`.
+        dims: `"channel"`, `"point"`, or axes of `(batch, channels, *grid)`; see `Normalizer`.
         eps: Smallest standard deviation, as a fraction of the mean; a field of zeros takes it as it is.
 
     Raises:
-        ValueError: Where ``dims`` or ``eps`` does not fit.
+        ValueError: Where `dims` or `eps` does not fit.
 
-    Example:
+    Examples:
         >>> normalizer = GaussianNormalizer()
         >>> _ = normalizer.fit(torch.tensor([[[1.0, 1.0]], [[5.0, 5.0]]]))
         >>> normalizer(torch.tensor([[[3.0, 7.0]]]))
@@ -341,18 +341,18 @@ class GaussianNormalizer(Normalizer):
 
 
 class RangeNormalizer(Normalizer):
-    """Bring fields to the range from ``low`` to ``high``, by their smallest and largest values.
+    """Bring fields to the range from `low` to `high`, by their smallest and largest values.
 
     Args:
         low: What the smallest value becomes.
         high: What the largest value becomes.
-        dims: ``"channel"``, ``"point"``, or axes of ``(batch, channels, *grid)``; see :class:`Normalizer`.
+        dims: `"channel"`, `"point"`, or axes of `(batch, channels, *grid)`; see `Normalizer`.
         eps: Smallest range, as a fraction of the magnitude; a field of zeros takes it as it is.
 
     Raises:
-        ValueError: Where ``low`` is not below ``high``, or ``dims`` or ``eps`` does not fit.
+        ValueError: Where `low` is not below `high`, or `dims` or `eps` does not fit.
 
-    Example:
+    Examples:
         >>> normalizer = RangeNormalizer(-1.0, 1.0)
         >>> _ = normalizer.fit(torch.tensor([[[2.0, 6.0]]]))
         >>> normalizer(torch.tensor([[[2.0, 5.0, 6.0]]]))
@@ -379,7 +379,7 @@ class RangeNormalizer(Normalizer):
         return _channels(self.maximum - self.minimum <= self.eps * self._magnitude())
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         return f"low={self.low:g}, high={self.high:g}, {super().extra_repr()}"
 
     def _magnitude(self) -> Tensor:
@@ -404,7 +404,7 @@ class RangeNormalizer(Normalizer):
 class IdentityNormalizer(Normalizer):
     """Leave fields as they are; stands where a normaliser is expected, and fingerprints what it is fitted to.
 
-    Example:
+    Examples:
         >>> normalizer = IdentityNormalizer()
         >>> fingerprint = normalizer.fit(torch.ones(2, 1, 4))
         >>> bool((normalizer(torch.ones(2, 1, 4)) == 1).all())
@@ -441,7 +441,7 @@ class IdentityNormalizer(Normalizer):
         return x
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         return f"samples={int(self.samples)}"
 
     def _statistics_of(self, x: Tensor) -> dict[str, Tensor]:  # noqa: ARG002 - there are none
@@ -455,7 +455,7 @@ class IdentityNormalizer(Normalizer):
 
 
 def _check_fields(x: Tensor) -> None:
-    """Raise unless ``x`` may be a batch of fields."""
+    """Raise unless `x` may be a batch of fields."""
     if not x.is_floating_point():
         raise TypeError(f"`x` must be of a real floating type, got {x.dtype}; cast it, say by `.float()`")
     if x.ndim < 2 or 0 in x.shape[1:]:
@@ -470,7 +470,7 @@ def _pieces(x: Tensor) -> Sequence[Tensor]:
 
 
 def _spread(spread: Tensor, magnitude: Tensor, eps: float) -> Tensor:
-    """Return a spread to divide by: at least ``eps`` of the magnitude, and ``eps`` where that is zero."""
+    """Return a spread to divide by: at least `eps` of the magnitude, and `eps` where that is zero."""
     return torch.maximum(spread, eps * torch.where(magnitude == 0, 1.0, magnitude))
 
 

@@ -1,6 +1,6 @@
 """Quadrature weights: from point values to integrals, on grids and on scattered points.
 
-Axis letters used below: ``D`` dimension of the box, ``N`` points.
+Axis letters used below: `D` dimension of the box, `N` points.
 """
 
 import math
@@ -29,36 +29,36 @@ def quadrature_weights(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "..."]:
-    """Return weights ``w_j`` with ``sum_j w_j f(x_j)`` close to the integral of ``f`` over the box.
+    """Return weights `w_j` with `sum_j w_j f(x_j)` close to the integral of `f` over the box.
 
     The first argument is a grid's shape, or a tensor of scattered points.
 
-    - ``"uniform"``: equal weights. Right to all orders for periodic functions on a periodic grid, second
+    - `"uniform"`: equal weights. Right to all orders for periodic functions on a periodic grid, second
       order on cell centres; for random points it is Monte Carlo.
-    - ``"trapezoid"``: both ends included; second order. In one dimension it also takes points at any
+    - `"trapezoid"`: both ends included; second order. In one dimension it also takes points at any
       distances, and integrates from the first to the last of them.
-    - ``"simpson"``: both ends included; exact for cubics. An even number of points ends in the three-eighths
+    - `"simpson"`: both ends included; exact for cubics. An even number of points ends in the three-eighths
       rule.
-    - ``"gauss"``: for the points of :func:`gauss_points`; exact to degree ``2 N - 1``.
-    - ``"voronoi"``: for scattered points in the box; each weighs its Voronoi cell cut by the box. Coincident
+    - `"gauss"`: for the points of `gauss_points`; exact to degree `2 N - 1`.
+    - `"voronoi"`: for scattered points in the box; each weighs its Voronoi cell cut by the box. Coincident
       points share their cell.
 
     Args:
-        points: Shape of a grid (an integer is one axis), or points ``(n, dim)`` (``(n,)`` is one dimension).
-        length: Length of the box ``[0, length]`` along each axis; one number stands for all axes.
+        points: Shape of a grid (an integer is one axis), or points `(n, dim)` (`(n,)` is one dimension).
+        length: Length of the box `[0, length]` along each axis; one number stands for all axes.
         rule: One of the rules above.
-        dtype: Floating type of the result; that of the points, or torch's default, where ``None``.
-        device: Device of the result; that of the points, or torch's default, where ``None``.
+        dtype: Floating type of the result; that of the points, or torch's default, where `None`.
+        device: Device of the result; that of the points, or torch's default, where `None`.
 
     Returns:
-        Weights of the grid's shape, or ``(n,)`` for points.
+        Weights of the grid's shape, or `(n,)` for points.
 
     Raises:
         ValueError: Where the rule does not fit a grid or points, an axis has too few points for it, or points
             lie outside the box.
         TypeError: Where points are not of a floating type.
 
-    Example:
+    Examples:
         >>> quadrature_weights(5, 1.0, "simpson") * 12
         tensor([1., 4., 2., 4., 1.])
         >>> quadrature_weights(torch.tensor([0.1, 0.5, 0.6]), 1.0, "voronoi")
@@ -86,18 +86,18 @@ def gauss_points(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, " dim *grid"]:
-    """Return the Gauss-Legendre points that ``quadrature_weights(..., rule="gauss")`` is for.
+    """Return the Gauss-Legendre points that `quadrature_weights(..., rule="gauss")` is for.
 
     Args:
         shape: Points along each axis; an integer is one axis.
         length: Length of the box along each axis; one number stands for all axes.
-        dtype: Floating type; torch's default where ``None``.
-        device: Device; torch's default where ``None``.
+        dtype: Floating type; torch's default where `None`.
+        device: Device; torch's default where `None`.
 
     Returns:
-        Coordinates ``(dim, *shape)`` in ``[0, length]``.
+        Coordinates `(dim, *shape)` in `[0, length]`.
 
-    Example:
+    Examples:
         >>> x = gauss_points(3, 2.0, dtype=torch.float64)
         >>> w = quadrature_weights(3, 2.0, "gauss", dtype=torch.float64)
         >>> round(float((w * x[0] ** 5).sum()), 12)  # 2^6 / 6
@@ -128,7 +128,7 @@ def _trapezoid(n: int) -> Float[Tensor, " n"]:
 
 
 def _simpson(n: int) -> Float[Tensor, " n"]:
-    """Return the weights of Simpson's rule in units of the step, exact for cubics at any ``n >= 3``."""
+    """Return the weights of Simpson's rule in units of the step, exact for cubics at any `n >= 3`."""
     if n < 3:
         raise ValueError(f"rule 'simpson' needs at least 3 points along every axis, got {n}")
     weights = torch.zeros(n, dtype=torch.float64)
@@ -141,7 +141,7 @@ def _simpson(n: int) -> Float[Tensor, " n"]:
 
 
 def _gauss(n: int) -> Float[Tensor, " n"]:
-    """Return the weights of the Gauss-Legendre rule for an interval of length ``n``."""
+    """Return the weights of the Gauss-Legendre rule for an interval of length `n`."""
     return torch.from_numpy(np.polynomial.legendre.leggauss(n)[1]) * (n / 2.0)
 
 
@@ -152,7 +152,7 @@ _GRID_RULES = {"uniform": _uniform, "trapezoid": _trapezoid, "simpson": _simpson
 
 
 def _steps(n: int, rule: Rule) -> int:
-    """Return the number of steps that ``n`` points divide the axis into."""
+    """Return the number of steps that `n` points divide the axis into."""
     return n - 1 if rule in {"trapezoid", "simpson"} else n
 
 

@@ -1,6 +1,6 @@
 """What two or more lemmata apps share: a command line, exact resume, published data, result tables and plots.
 
-Nothing heavy is imported before it is used: ``from lemmata.apps.kit import App`` does not import torch.
+Nothing heavy is imported before it is used: `from lemmata.apps.kit import App` does not import torch.
 """
 
 import importlib

@@ -1,9 +1,9 @@
 """The command line of an app: its verbs, imported when used, and errors people can read.
 
-``fit``, ``validate`` and ``test`` are LightningCLI's; every other verb is a plain function whose parameters
-become arguments. ``--help`` and ``--version`` import nothing but this module. An expected error (a wrong
+`fit`, `validate` and `test` are LightningCLI's; every other verb is a plain function whose parameters
+become arguments. `--help` and `--version` import nothing but this module. An expected error (a wrong
 value, a missing or broken file, an argument the parser refuses) ends in one line on stderr and exit code 2;
-``LEMMATA_TRACEBACK=1`` shows where it came from.
+`LEMMATA_TRACEBACK=1` shows where it came from.
 """
 
 import importlib
@@ -24,7 +24,7 @@ class Verb:
     """A plain function behind a verb.
 
     Args:
-        target: ``"package.module:function"``, imported when the verb is used. Parameters without a default
+        target: `"package.module:function"`, imported when the verb is used. Parameters without a default
             are positional arguments, keyword-only ones options; their types and docstring entries make the
             help.
         help: One line for the list of verbs.
@@ -36,16 +36,16 @@ class Verb:
 
 @dataclass(frozen=True)
 class TrainingVerbs:
-    """How ``fit``, ``validate`` and ``test`` are built with LightningCLI.
+    """How `fit`, `validate` and `test` are built with LightningCLI.
 
     Args:
-        model: ``"package.module:Class"`` of the LightningModule.
-        data: ``"package.module:Class"`` of the LightningDataModule.
-        config: ``"package:file.yaml"``, a resource with the default configuration; it wins over ``defaults``.
-        defaults: Default values by dotted key, say ``{"trainer.max_epochs": 100}``.
+        model: `"package.module:Class"` of the LightningModule.
+        data: `"package.module:Class"` of the LightningDataModule.
+        config: `"package:file.yaml"`, a resource with the default configuration; it wins over `defaults`.
+        defaults: Default values by dotted key, say `{"trainer.max_epochs": 100}`.
         monitor: The logged metric that ranks checkpoints; None to keep the last alone.
-        mode: Whether a good metric is small (``"min"``) or large (``"max"``).
-        configure: ``"package.module:function"`` called with each verb's parser, to link or add arguments.
+        mode: Whether a good metric is small (`"min"`) or large (`"max"`).
+        configure: `"package.module:function"` called with each verb's parser, to link or add arguments.
         verbs: Which of the verbs the app has, with one line of help each.
     """
 
@@ -74,7 +74,7 @@ class App:
         summary: One line.
         verbs: Plain verbs by name, in the order they are listed.
         training: The training verbs; None for an app without a training loop.
-        distribution: The distribution whose version ``--version`` prints; ``lemmata-<name>`` by default.
+        distribution: The distribution whose version `--version` prints; `lemmata-<name>` by default.
     """
 
     name: str
@@ -94,12 +94,12 @@ def main(app: App, argv: Sequence[str] | None = None) -> int:
 
     Args:
         app: The app.
-        argv: Arguments without the program's name; ``sys.argv[1:]`` by default.
+        argv: Arguments without the program's name; `sys.argv[1:]` by default.
 
     Returns:
         The exit code: 0, 2 for an expected error (told in one line), 130 for an interrupt.
 
-    Example:
+    Examples:
         >>> app = App("tell", "Tell things.", {"sha": Verb("lemmata.apps.kit.files:sha256", "Hash a file")})
         >>> main(app, ["--help"])
         usage: tell [-h] [--version] VERB ...
@@ -191,7 +191,7 @@ def _run_function(app: App, verb: str, arguments: list[str]) -> None:
 def _as_written(arguments: list[str], hints: Mapping[str, str]) -> list[str]:
     """Return arguments as jsonargparse wants them: values of a flag and brackets round a list.
 
-    People write ``--force`` and ``--res 16 32``; jsonargparse reads ``--force=true`` and ``--res=[16,32]``.
+    People write `--force` and `--res 16 32`; jsonargparse reads `--force=true` and `--res=[16,32]`.
     """
     written: list[str] = []
     rest = list(arguments)
@@ -210,7 +210,7 @@ def _as_written(arguments: list[str], hints: Mapping[str, str]) -> list[str]:
 
 
 def _load(target: str) -> Callable[..., Any]:
-    """Import what ``"package.module:function"`` names."""
+    """Import what `"package.module:function"` names."""
     module, _, name = target.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function

@@ -1,8 +1,8 @@
 """Published data sets: where they come from, their hashes and licences, and one cache for all apps.
 
-The registry, ``datasets.tsv`` beside this module, names each file's place in the cache, its SHA-256, its
+The registry, `datasets.tsv` beside this module, names each file's place in the cache, its SHA-256, its
 address, its licence and who publishes it. The cache is the folder that the environment variable
-``LEMMATA_DATA`` names, else the platform's. A file that is there with the right content is used as it is,
+`LEMMATA_DATA` names, else the platform's. A file that is there with the right content is used as it is,
 also from a folder that cannot be written.
 """
 
@@ -23,7 +23,7 @@ class Dataset:
     """One published file.
 
     Args:
-        name: ``"folder/file"``: its place in the cache.
+        name: `"folder/file"`: its place in the cache.
         sha256: Hash of its content.
         address: Where it is downloaded from.
         licence: Licence it is published under.
@@ -43,7 +43,7 @@ def datasets(folder: str | None = None) -> dict[str, Dataset]:
     Raises:
         ValueError: Where there is no such folder.
 
-    Example:
+    Examples:
         >>> list(datasets("neuralop"))
         ['neuralop/darcy_train_16.pt', 'neuralop/darcy_test_16.pt', 'neuralop/burgers_train_16.pt']
     """
@@ -57,7 +57,7 @@ def datasets(folder: str | None = None) -> dict[str, Dataset]:
 
 
 def cache_folder() -> Path:
-    """Return the cache: the folder ``LEMMATA_DATA`` names where set, else the platform's cache folder."""
+    """Return the cache: the folder `LEMMATA_DATA` names where set, else the platform's cache folder."""
     if named := os.environ.get("LEMMATA_DATA"):
         return Path(named).expanduser()
     import pooch

@@ -30,9 +30,9 @@ def new_output(path: Path | str, *, force: bool = False) -> Path:
         The path, at which nothing (or an empty folder) exists now.
 
     Raises:
-        FileExistsError: Where something is there and ``force`` is not given.
+        FileExistsError: Where something is there and `force` is not given.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     new_output(Path(folder) / "results" / "table.csv").name
@@ -62,7 +62,7 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
     Yields:
         A file in the same folder and with the same suffix, empty, for the block to write (or replace).
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with write_atomically(Path(folder) / "note.txt") as draft:
@@ -88,7 +88,7 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
 def sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = (Path(folder) / "empty").write_bytes(b"")

@@ -21,27 +21,27 @@ __all__ = ["ResumableLoader", "ResumableSampler"]
 class ResumableSampler(DistributedSampler[int]):
     """An order of samples that is a function of (seed, epoch) alone, shared by every process of a run.
 
-    Equals ``torch.utils.data.DistributedSampler`` in how it deals samples to processes: process r of W takes
+    Equals `torch.utils.data.DistributedSampler` in how it deals samples to processes: process r of W takes
     every W-th sample of the order from the r-th on; the order is first padded from its own beginning, or cut
-    with ``drop_last``, to a multiple of W. Lightning leaves it in place under DDP.
+    with `drop_last`, to a multiple of W. Lightning leaves it in place under DDP.
 
     Args:
         length: Number of samples.
         seed: Seed of the order.
         shuffle: Draw a new order each epoch; otherwise samples come in order.
         drop_last: Cut the order to a multiple of the number of processes; otherwise pad it.
-        num_replicas: Number of processes; by default that of ``torch.distributed``, 1 where it is not in use.
-        rank: This process; by default that of ``torch.distributed``.
+        num_replicas: Number of processes; by default that of `torch.distributed`, 1 where it is not in use.
+        rank: This process; by default that of `torch.distributed`.
 
     Attributes:
         epoch: The epoch whose order is drawn.
         position: Samples of this process that the next iteration leaves out, as they were consumed before.
 
     Raises:
-        ValueError: Where ``length`` or ``num_replicas`` is not positive or ``rank`` is not below
-            ``num_replicas``.
+        ValueError: Where `length` or `num_replicas` is not positive or `rank` is not below
+            `num_replicas`.
 
-    Example:
+    Examples:
         >>> sampler = ResumableSampler(5, seed=1)
         >>> order = list(sampler)
         >>> sampler.position = 3
@@ -76,14 +76,14 @@ class ResumableSampler(DistributedSampler[int]):
         self.position = 0
 
     def order(self) -> Tensor:
-        """Return the epoch's order over all processes, ``(length,)``, neither padded nor cut."""
+        """Return the epoch's order over all processes, `(length,)`, neither padded nor cut."""
         if not self.shuffle:
             return torch.arange(self.length)
         generator = torch.Generator().manual_seed(_seed(self.seed, self.epoch))
         return torch.randperm(self.length, generator=generator)
 
     def __iter__(self) -> Iterator[int]:
-        """Yield this process's samples of the epoch, from ``position`` on."""
+        """Yield this process's samples of the epoch, from `position` on."""
         order = self.order()
         if len(order) < self.total_size:
             order = order.repeat(-(-self.total_size // len(order)))
@@ -97,7 +97,7 @@ class ResumableSampler(DistributedSampler[int]):
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """Return what :meth:`load_state_dict` needs."""
+        """Return what `load_state_dict` needs."""
         return {"seed": self.seed, "epoch": self.epoch, "position": self.position, "length": self.length}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -114,11 +114,11 @@ class ResumableSampler(DistributedSampler[int]):
 class ResumableLoader:
     """Batches of one data set, or of several of which no batch mixes two, from where a killed run stopped.
 
-    Reading is torch's ``DataLoader``'s, workers and all. Three things differ: the order is
-    :class:`ResumableSampler`'s; while a batch is read, the global generators of torch (CPU), numpy and Python
+    Reading is torch's `DataLoader`'s, workers and all. Three things differ: the order is
+    `ResumableSampler`'s; while a batch is read, the global generators of torch (CPU), numpy and Python
     are seeded by (seed, epoch, batch, process) and afterwards set back, so that random augmentation in a data
     set is the same for any number of workers and leaves the training's random numbers alone; and
-    ``state_dict`` counts the batches handed out, not those a worker has read ahead. Lightning stores and
+    `state_dict` counts the batches handed out, not those a worker has read ahead. Lightning stores and
     restores that state by itself.
 
     Args:
@@ -126,23 +126,23 @@ class ResumableLoader:
         batch_size: Samples in a batch of each process; one for each data set where a sequence.
         seed: Seed of the order, and of what the data sets draw.
         shuffle: Draw a new order each epoch, of samples and of batches between data sets.
-        drop_last: Leave out batches smaller than ``batch_size``.
-        num_replicas: Number of processes; by default that of ``torch.distributed``.
-        rank: This process; by default that of ``torch.distributed``.
-        loader_options: Further arguments of ``DataLoader``: ``num_workers``, ``collate_fn``,
-            ``pin_memory``...
+        drop_last: Leave out batches smaller than `batch_size`.
+        num_replicas: Number of processes; by default that of `torch.distributed`.
+        rank: This process; by default that of `torch.distributed`.
+        loader_options: Further arguments of `DataLoader`: `num_workers`, `collate_fn`,
+            `pin_memory`...
 
     Attributes:
         dataset: The data set; several are concatenated.
         sampler: The order of batches; Lightning tells it the epoch.
-        before_fetch: Called before each batch is asked for; :class:`~lemmata.apps.kit.resume.RandomState`
+        before_fetch: Called before each batch is asked for; `RandomState`
             sets it.
 
     Raises:
         ValueError: Where there is no data set, one is empty, a batch size is not positive, or no batch is
             left.
 
-    Example:
+    Examples:
         >>> loader = ResumableLoader(torch.arange(10), 4, shuffle=False)
         >>> [batch.tolist() for batch in loader]
         [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -226,7 +226,7 @@ class ResumableLoader:
         self.sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs; ``position`` counts the batches handed out."""
+        """Return what `load_state_dict` needs; `position` counts the batches handed out."""
         return {**self.sampler.identity(), "epoch": self.sampler.epoch, "position": self._handed_out}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -249,7 +249,7 @@ class _Batch(list[int]):
 class _Batches(Sampler[list[int]]):
     """The order of batches, no batch of samples of two data sets.
 
-    ``position`` is where the next pass starts; ``start`` where this one did.
+    `position` is where the next pass starts; `start` where this one did.
     """
 
     def __init__(
@@ -347,7 +347,7 @@ def _batch_sizes(batch_size: int | Sequence[int], lengths: Sequence[int]) -> lis
 
 
 def _processes(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    """Return the number of processes and this one's rank, from ``torch.distributed`` where not given."""
+    """Return the number of processes and this one's rank, from `torch.distributed` where not given."""
     active = torch.distributed.is_available() and torch.distributed.is_initialized()
     replicas = (
         num_replicas if num_replicas is not None else torch.distributed.get_world_size() if active else 1

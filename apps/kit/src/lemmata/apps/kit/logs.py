@@ -17,10 +17,10 @@ __all__ = ["CsvLogger"]
 
 
 class CsvLogger(Logger):
-    """Logs metrics to ``metrics.csv`` in a run's folder, numbers in full.
+    """Logs metrics to `metrics.csv` in a run's folder, numbers in full.
 
-    Lightning's own ``CSVLogger`` deletes an earlier log of the folder. This one keeps what a resumed run will
-    not repeat: :meth:`rewind`, which :class:`~lemmata.apps.kit.resume.LastCheckpoint` calls as the training
+    Lightning's own `CSVLogger` deletes an earlier log of the folder. This one keeps what a resumed run will
+    not repeat: `rewind`, which `LastCheckpoint` calls as the training
     starts, drops the rows from the next step on, whole or torn by a kill. A new column rewrites the file
     atomically; rows are otherwise appended.
 
@@ -29,7 +29,7 @@ class CsvLogger(Logger):
         flush_every: Rows held back between two writes; a checkpoint writes them too.
 
     Raises:
-        ValueError: Where ``flush_every`` is not positive.
+        ValueError: Where `flush_every` is not positive.
     """
 
     def __init__(self, folder: Path | str, *, flush_every: int = 100) -> None:
@@ -63,7 +63,7 @@ class CsvLogger(Logger):
         return self.save_dir
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run's folder holds ``config.yaml``, and checkpoints hold hyperparameters."""
+        """Do nothing: the run's folder holds `config.yaml`, and checkpoints hold hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -75,7 +75,7 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Go on with a log of which the rows from ``step`` on will come again; with 0, begin anew."""
+        """Go on with a log of which the rows from `step` on will come again; with 0, begin anew."""
         kept, self._columns = self._read(step) if step > 0 else ([], [])
         self._begun = True
         if kept:
@@ -140,5 +140,5 @@ def _number(value: Any) -> Any:
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Sort ``step`` and ``epoch`` first, then by name, whatever was logged first."""
+    """Sort `step` and `epoch` first, then by name, whatever was logged first."""
     return ({"step": 0, "epoch": 1}.get(name, 2), name)

@@ -1,7 +1,7 @@
 """Plots people want to look at, with the numbers beside them.
 
 A figure is saved as PNG and SVG together with what it shows as CSV. The same figure gives the same bytes: no
-date, no random identifiers. Nothing here touches ``pyplot`` or matplotlib's global settings.
+date, no random identifiers. Nothing here touches `pyplot` or matplotlib's global settings.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ _STYLE: dict[str, Any] = {
 def style() -> Iterator[None]:
     """Draw in lemmata's style within this block; matplotlib's settings are as before after it.
 
-    Example:
+    Examples:
         >>> with style():
         ...     figure, axes = new_figure(1, 2)
         >>> axes.shape
@@ -83,14 +83,14 @@ def style() -> Iterator[None]:
 def new_figure(
     rows: int = 1, columns: int = 1, *, width: float = 4.2, height: float = 3.2, **options: Any
 ) -> tuple[Figure, Any]:
-    """Return a figure in lemmata's style and its axes, an array of shape ``(rows, columns)``.
+    """Return a figure in lemmata's style and its axes, an array of shape `(rows, columns)`.
 
     Args:
         rows: Rows of axes.
         columns: Columns of axes.
         width: Width of one of them, in inches.
         height: Height of one of them, in inches.
-        options: Further arguments of ``Figure.subplots``: ``sharex``, ``gridspec_kw``...
+        options: Further arguments of `Figure.subplots`: `sharex`, `gridspec_kw`...
     """
     with style():
         figure = Figure(figsize=(width * columns, height * rows))
@@ -101,7 +101,7 @@ def new_figure(
 def save_figure(
     figure: Figure, stem: Path | str, data: Mapping[str, Sequence[Any]] | Table | None = None
 ) -> list[Path]:
-    """Write ``<stem>.png``, ``<stem>.svg`` and, with ``data``, ``<stem>.csv``, each atomically.
+    """Write `<stem>.png`, `<stem>.svg` and, with `data`, `<stem>.csv`, each atomically.
 
     Args:
         figure: The figure.

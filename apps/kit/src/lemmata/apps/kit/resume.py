@@ -7,9 +7,9 @@ all that belongs to the step before is done, logged and written, nothing of the 
 number.
 
 On a CPU with fixed threads the resumed run then has the same weights, optimiser state, logged losses and
-epoch-wide means, bit for bit. What it needs is a :class:`~lemmata.apps.kit.loading.ResumableLoader` for
+epoch-wide means, bit for bit. What it needs is a `ResumableLoader` for
 training and the two callbacks of this module among the trainer's;
-:func:`~lemmata.apps.kit.training.trainer_arguments` puts them there.
+`trainer_arguments` puts them there.
 
 References:
     Lightning issue 19764 (resuming in the middle of an epoch).
@@ -44,9 +44,9 @@ def random_state() -> dict[str, Any]:
     Of torch these are the CPU's and, where it is in use, the current CUDA device's.
 
     Returns:
-        A dict of tensors and plain numbers, which ``torch.load(weights_only=True)`` reads.
+        A dict of tensors and plain numbers, which `torch.load(weights_only=True)` reads.
 
-    Example:
+    Examples:
         >>> before = random_state()
         >>> drawn = torch.rand(3)
         >>> set_random_state(before)
@@ -69,7 +69,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set the global generators to what :func:`random_state` returned."""
+    """Set the global generators to what `random_state` returned."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
@@ -144,18 +144,18 @@ class RandomState(Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` between two steps: every n steps, between epochs, and when the run ends.
+    """Writes `last.ckpt` between two steps: every n steps, between epochs, and when the run ends.
 
-    Needs :class:`RandomState` among the callbacks. With gradient accumulation a step is an optimiser's step.
-    An extended run (more epochs than at first) goes on exactly; one that ``max_steps`` or a time limit
+    Needs `RandomState` among the callbacks. With gradient accumulation a step is an optimiser's step.
+    An extended run (more epochs than at first) goes on exactly; one that `max_steps` or a time limit
     stopped within an epoch goes on with the next epoch.
 
     Args:
-        folder: Folder of ``last.ckpt``; the trainer's ``default_root_dir`` by default.
+        folder: Folder of `last.ckpt`; the trainer's `default_root_dir` by default.
         every_n_train_steps: Steps between two checkpoints within an epoch; 0 for none within an epoch.
 
     Raises:
-        ValueError: Where ``every_n_train_steps`` is negative.
+        ValueError: Where `every_n_train_steps` is negative.
     """
 
     def __init__(self, folder: Path | str | None = None, *, every_n_train_steps: int = 0) -> None:
@@ -245,7 +245,7 @@ class LastCheckpoint(Checkpoint):
         self._restored = {**between, "means": means}
 
     def _save(self, trainer: Trainer, batches: int, *, ended: bool) -> None:
-        """Write ``last.ckpt``, once the logs hold all that came before."""
+        """Write `last.ckpt`, once the logs hold all that came before."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning's debugging connector
             return
         for logger in trainer.loggers:
@@ -279,7 +279,7 @@ _BETWEEN = "lemmata_between_steps"
 
 
 def random_state_of(trainer: Trainer) -> RandomState:
-    """Return the trainer's :class:`RandomState` callback, or raise."""
+    """Return the trainer's `RandomState` callback, or raise."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the trainer's callback connector
         if isinstance(callback, RandomState):
             return callback
@@ -297,8 +297,8 @@ def _step_back(loops: dict[str, Any], *, begun: bool) -> None:
 
     Where the epoch has just begun, to before the epoch.
 
-    Lightning stores progress as ready, started, processed and completed, over the run (``total``) and within
-    the epoch (``current``).
+    Lightning stores progress as ready, started, processed and completed, over the run (`total`) and within
+    the epoch (`current`).
     """
     for loader in loops["state_dict"].get("combined_loader", []):
         if "position" in loader:
@@ -312,7 +312,7 @@ def _set_counters(trainer: Trainer, between: dict[str, Any]) -> None:
     """Set the epoch loop's counters to between two steps, in the way Lightning then takes them up.
 
     Lightning's stages of a restart are made for checkpoints taken after a batch or after validation. With its
-    stage cleared, ``reset`` counts one logged step more when it restarts within an epoch, and none when an
+    stage cleared, `reset` counts one logged step more when it restarts within an epoch, and none when an
     epoch begins.
     """
     loop: Any = trainer.fit_loop.epoch_loop

@@ -26,7 +26,7 @@ class Table:
     Raises:
         ValueError: Where a name comes twice, or a row has more or fewer cells than there are columns.
 
-    Example:
+    Examples:
         >>> table = Table(["resolution", "error"], [[16, 0.012345678], [64, None]], title="Darcy")
         >>> print(table.to_markdown(), end="")
         **Darcy**
@@ -56,7 +56,7 @@ class Table:
     def from_records(cls, records: Sequence[Mapping[str, Any]], *, title: str = "") -> "Table":
         """Build a table from one mapping a row; columns in the order they first appear.
 
-        Example:
+        Examples:
             >>> Table.from_records([{"n": 1}, {"n": 2, "error": 0.5}]).rows
             [[1, None], [2, 0.5]]
         """
@@ -69,7 +69,7 @@ class Table:
         return [row[place] for row in self.rows]
 
     def print(self, console: Any = None) -> None:
-        """Show the table in the terminal, on a ``rich.console.Console`` where given."""
+        """Show the table in the terminal, on a `rich.console.Console` where given."""
         import rich.console
         import rich.markup
         import rich.table
@@ -100,7 +100,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def save(self, stem: Path | str) -> list[Path]:
-        """Write ``<stem>.csv`` and ``<stem>.md``, atomically, and return their paths."""
+        """Write `<stem>.csv` and `<stem>.md`, atomically, and return their paths."""
         paths = []
         for suffix, text in ((".csv", self.to_csv()), (".md", self.to_markdown())):
             path = Path(f"{stem}{suffix}")
@@ -118,7 +118,7 @@ class Table:
 def format_cell(cell: Any) -> str:
     """Return a cell for reading: four significant digits, integers in full, a dash for a missing one.
 
-    Example:
+    Examples:
         >>> [format_cell(x) for x in (0.00012346, 1234567, 1234.5678, 2.5e-9, True, None, "fno")]
         ['0.0001235', '1,234,567', '1,235', '2.5e-09', 'yes', '–', 'fno']
     """

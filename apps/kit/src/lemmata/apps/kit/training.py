@@ -1,7 +1,7 @@
 """A training run: its folder, and the trainer pieces every app uses.
 
-A run folder holds ``config.yaml``, ``metrics.csv``, TensorBoard's events and ``checkpoints/`` with
-``last.ckpt`` and the best by the monitored metric. :func:`open_run` and :func:`trainer_arguments` are what
+A run folder holds `config.yaml`, `metrics.csv`, TensorBoard's events and `checkpoints/` with
+`last.ckpt` and the best by the monitored metric. `open_run` and `trainer_arguments` are what
 the command line uses; a Python API that does the same calls them.
 """
 
@@ -45,18 +45,18 @@ class Run:
 
 
 def open_run(out: Path | str, *, resume: Path | str | None = None, force: bool = False) -> Run:
-    """Open a run folder: new, replaced with ``force``, or continued with ``resume="last"`` or a checkpoint.
+    """Open a run folder: new, replaced with `force`, or continued with `resume="last"` or a checkpoint.
 
     Args:
         out: The run folder.
-        resume: ``"last"`` for the folder's ``last.ckpt``, or the path of a checkpoint.
+        resume: `"last"` for the folder's `last.ckpt`, or the path of a checkpoint.
         force: Remove what the folder holds; without effect when resuming.
 
     Returns:
         The folder, which exists now, and the checkpoint.
 
     Raises:
-        FileExistsError: Where the folder is not empty and neither ``force`` nor ``resume`` is given.
+        FileExistsError: Where the folder is not empty and neither `force` nor `resume` is given.
         FileNotFoundError: Where there is nothing to resume.
     """
     folder = Path(out)
@@ -84,7 +84,7 @@ def _rank() -> int:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Return where a run folder's ``last.ckpt`` is."""
+    """Return where a run folder's `last.ckpt` is."""
     return folder / "checkpoints" / "last.ckpt"
 
 
@@ -97,18 +97,18 @@ def trainer_arguments(
     every_n_train_steps: int = 0,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Return keyword arguments for ``lightning.Trainer``: root folder, loggers, callbacks and progress bar.
+    """Return keyword arguments for `lightning.Trainer`: root folder, loggers, callbacks and progress bar.
 
     Args:
         folder: The run folder.
-        monitor: The logged metric that ranks checkpoints; None keeps ``last.ckpt`` alone.
-        mode: Whether a good metric is small (``"min"``) or large (``"max"``).
+        monitor: The logged metric that ranks checkpoints; None keeps `last.ckpt` alone.
+        mode: Whether a good metric is small (`"min"`) or large (`"max"`).
         save_top_k: How many of the best checkpoints to keep.
-        every_n_train_steps: Steps between two writes of ``last.ckpt`` within an epoch; 0 for none.
+        every_n_train_steps: Steps between two writes of `last.ckpt` within an epoch; 0 for none.
         progress: Show a progress bar; by default where stderr is a terminal.
 
     Returns:
-        ``default_root_dir``, ``logger``, ``callbacks`` and ``enable_progress_bar``; add to ``callbacks`` what
+        `default_root_dir`, `logger`, `callbacks` and `enable_progress_bar`; add to `callbacks` what
         the run needs besides.
     """
     folder = Path(folder)
@@ -184,7 +184,7 @@ _NOTICES: tuple[tuple[str, type[Warning]], ...] = (
 
 
 def run_training_verb(app: str, verb: str, verbs: TrainingVerbs, argv: Sequence[str]) -> None:
-    """Run ``fit``, ``validate`` or ``test`` with LightningCLI.
+    """Run `fit`, `validate` or `test` with LightningCLI.
 
     Args:
         app: The app's name.
@@ -206,7 +206,7 @@ def run_training_verb(app: str, verb: str, verbs: TrainingVerbs, argv: Sequence[
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the resolved configuration as ``config.yaml``, from which the run starts again."""
+    """Saves the resolved configuration as `config.yaml`, from which the run starts again."""
 
     def setup(self, trainer: Trainer, _module: LightningModule, stage: str) -> None:
         """Save once, when a fit starts; a resumed run's configuration takes the place of the one before."""
@@ -269,7 +269,7 @@ def _cli_class(app: str, verb: str, verbs: TrainingVerbs) -> type[LightningCLI]:
 
 
 def _add_run_arguments(parser: LightningArgumentParser, app: str) -> None:
-    """Add what a run folder needs to ``fit``'s parser."""
+    """Add what a run folder needs to `fit`'s parser."""
     parser.add_argument("--out", type=str, default=_default_folder(app), help="run folder")
     parser.add_argument("--force", action="store_true", help="replace what the run folder holds")
     parser.add_argument(
@@ -305,7 +305,7 @@ def _with_the_runs_pieces(
 
 
 def _with_the_runs_config(app: str, verb: str, argv: Sequence[str]) -> list[str]:
-    """Return the arguments, after the run's own configuration where ``--resume`` takes up a run."""
+    """Return the arguments, after the run's own configuration where `--resume` takes up a run."""
     argv = list(argv)
     if verb != "fit" or _option(argv, "--resume") is None:
         return argv
@@ -314,7 +314,7 @@ def _with_the_runs_config(app: str, verb: str, argv: Sequence[str]) -> list[str]
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
-    """Return the value of an option given as ``--name value`` or ``--name=value``."""
+    """Return the value of an option given as `--name value` or `--name=value`."""
     for place, argument in enumerate(argv):
         if argument == name and place + 1 < len(argv):
             return argv[place + 1]
@@ -338,6 +338,6 @@ def _parser_arguments(app: str, verb: str, verbs: TrainingVerbs) -> dict[str, An
 
 
 def _load(target: str) -> Any:
-    """Import what ``"package.module:name"`` names."""
+    """Import what `"package.module:name"` names."""
     module, _, name = target.partition(":")
     return getattr(import_module(module), name)

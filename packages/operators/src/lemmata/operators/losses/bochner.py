@@ -20,23 +20,23 @@ def bochner_norm(
     *,
     time_axis: int = 2,
 ) -> Float[Tensor, " batch"]:
-    """Return each trajectory's norm ``(int_0^T ||u(t)||^p dt)^(1/p)``, by the trapezoidal rule.
+    """Return each trajectory's norm `(int_0^T ||u(t)||^p dt)^(1/p)`, by the trapezoidal rule.
 
     Args:
-        u: Trajectories ``(batch, channels, time, *grid)``, functions of time with values in a space ``X``.
-        space_norm: Norm of ``X``: fields ``(n, channels, *grid)`` to ``(n,)``, such as :class:`SobolevNorm`.
-        dt: Time between frames, or the ``time - 1`` times between them.
-        p: Exponent, at least 1; ``math.inf`` is the largest over the frames.
+        u: Trajectories `(batch, channels, time, *grid)`, functions of time with values in a space `X`.
+        space_norm: Norm of `X`: fields `(n, channels, *grid)` to `(n,)`, such as `SobolevNorm`.
+        dt: Time between frames, or the `time - 1` times between them.
+        p: Exponent, at least 1; `math.inf` is the largest over the frames.
         time_axis: Axis of time.
 
     Returns:
         One norm a trajectory.
 
     Raises:
-        ValueError: Where ``p``, ``dt`` or the time axis do not fit, or there are fewer than two frames.
+        ValueError: Where `p`, `dt` or the time axis do not fit, or there are fewer than two frames.
         TypeError: Where trajectories are not real.
 
-    Example:
+    Examples:
         >>> from lemmata.operators.losses import lp_norm
         >>> u = torch.ones(1, 1, 5, 4)  # five frames of a constant of L^2 norm 2, over a time of 4 * 0.25
         >>> bochner_norm(u, lp_norm, dt=0.25)
@@ -58,18 +58,18 @@ def bochner_norm(
 
 
 class BochnerNorm(nn.Module):
-    """Norm of each trajectory in space and time: :func:`bochner_norm` as a module.
+    """Norm of each trajectory in space and time: `bochner_norm` as a module.
 
     Args:
-        space_norm: Norm of the fields: ``(n, channels, *grid)`` to ``(n,)``.
-        dt: Time between frames, or the ``time - 1`` times between them.
-        p: Exponent in time, at least 1, or ``math.inf``.
+        space_norm: Norm of the fields: `(n, channels, *grid)` to `(n,)`.
+        dt: Time between frames, or the `time - 1` times between them.
+        p: Exponent in time, at least 1, or `math.inf`.
         time_axis: Axis of time.
 
     Raises:
-        ValueError: Where ``p`` or ``dt`` does not fit.
+        ValueError: Where `p` or `dt` does not fit.
 
-    Example:
+    Examples:
         >>> from lemmata.operators.losses import SobolevNorm
         >>> norm = BochnerNorm(SobolevNorm(-1, (1.0, 1.0)), dt=0.1)
         >>> norm(torch.randn(4, 1, 10, 16, 16)).shape
@@ -101,18 +101,18 @@ class BochnerNorm(nn.Module):
             self.dt = _positive_step(dt)
 
     def forward(self, u: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
-        """Return one norm a trajectory; see :func:`bochner_norm`.
+        """Return one norm a trajectory; see `bochner_norm`.
 
         Args:
-            u: Trajectories ``(batch, channels, time, *grid)``.
+            u: Trajectories `(batch, channels, time, *grid)`.
 
         Returns:
-            Norms ``(batch,)``.
+            Norms `(batch,)`.
         """
         return bochner_norm(u, self.space_norm, self.dt, self.p, time_axis=self.time_axis)
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         return f"p={self.p:g}, time_axis={self.time_axis}"
 
 
@@ -129,7 +129,7 @@ def _time_weights(dt: float | Tensor, frames: int) -> Float[Tensor, " frames"]:
 
 
 def _positive_step(dt: float) -> float:
-    """Return a time step, or raise ``ValueError``."""
+    """Return a time step, or raise `ValueError`."""
     if not 0 < dt < math.inf:
         raise ValueError(f"`dt` (={dt}) must be positive and finite")
     return float(dt)

@@ -11,13 +11,13 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def check_exponent(p: float) -> None:
-    """Raise ``ValueError`` unless ``p`` makes a norm."""
+    """Raise `ValueError` unless `p` makes a norm."""
     if not p >= 1:
         raise ValueError(f"`p` (={p}) must be at least 1")
 
 
 def check_relative(eps: float, reduction: str) -> None:
-    """Raise ``ValueError`` unless the arguments of a relative error fit."""
+    """Raise `ValueError` unless the arguments of a relative error fit."""
     if not 0 <= eps < math.inf:
         raise ValueError(f"`eps` (={eps}) must be finite and not negative")
     if reduction not in {"mean", "sum", "none"}:
@@ -44,7 +44,7 @@ def difference(prediction: Tensor, target: Tensor) -> Float[Tensor, "..."]:
 
 
 def root(total: Float[Tensor, " batch"], p: float) -> Float[Tensor, " batch"]:
-    """Return ``total^(1/p)`` with a gradient of zero, not infinity, at zero."""
+    """Return `total^(1/p)` with a gradient of zero, not infinity, at zero."""
     zero = total == 0
     inside = torch.where(zero, 1.0, total)
     return torch.where(zero, 0.0, inside.sqrt() if p == 2 else inside.pow(1.0 / p))

@@ -24,22 +24,22 @@ __all__ = ["RelativeLp", "lp_norm", "relative_lp"]
 def lp_norm(
     u: Shaped[Tensor, "..."], p: float = 2.0, *, weights: Shaped[Tensor, "..."] | None = None
 ) -> Float[Tensor, " batch"]:
-    """Return each sample's norm ``(sum_j w_j |u_j|^p)^(1/p)`` over channels and points.
+    """Return each sample's norm `(sum_j w_j |u_j|^p)^(1/p)` over channels and points.
 
     Args:
-        u: Fields ``(batch, channels, *grid)``. Half precision is summed in float32.
-        p: Exponent, at least 1; ``math.inf`` is the largest magnitude, which weights do not change.
-        weights: Quadrature weights ``(*grid)``, or ``(batch, *grid)`` for points of each sample's own; ones
-            where ``None``.
+        u: Fields `(batch, channels, *grid)`. Half precision is summed in float32.
+        p: Exponent, at least 1; `math.inf` is the largest magnitude, which weights do not change.
+        weights: Quadrature weights `(*grid)`, or `(batch, *grid)` for points of each sample's own; ones
+            where `None`.
 
     Returns:
         One norm a sample.
 
     Raises:
-        ValueError: Where ``p < 1`` or shapes do not fit.
+        ValueError: Where `p < 1` or shapes do not fit.
         TypeError: Where fields are not real.
 
-    Example:
+    Examples:
         >>> import torch
         >>> lp_norm(torch.tensor([[[3.0, 4.0]]]), weights=torch.tensor([1.0, 0.5]))
         tensor([4.1231])
@@ -64,26 +64,26 @@ def relative_lp(
     eps: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, "..."]:
-    """Return the error's ``L^p`` norm over the target's, sample by sample, then reduced over the batch.
+    """Return the error's `L^p` norm over the target's, sample by sample, then reduced over the batch.
 
     Args:
-        prediction: Fields ``(batch, channels, *grid)``.
+        prediction: Fields `(batch, channels, *grid)`.
         target: Fields of the same shape.
-        p: Exponent, at least 1, or ``math.inf``.
-        weights: Quadrature weights ``(*grid)`` or ``(batch, *grid)``; equal ones where ``None``.
+        p: Exponent, at least 1, or `math.inf`.
+        weights: Quadrature weights `(*grid)` or `(batch, *grid)`; equal ones where `None`.
         eps: Smallest norm to divide by. With 0 the target is checked, which waits for the device; compiled
-            code skips the check and returns ``inf`` or NaN for a zero target.
-        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"`` for one error a sample.
+            code skips the check and returns `inf` or NaN for a zero target.
+        reduction: `"mean"` or `"sum"` over the batch, or `"none"` for one error a sample.
 
     Returns:
         A scalar, or one error a sample.
 
     Raises:
-        ValueError: Where a target's norm is zero and ``eps`` is too, shapes differ, or the mean is over no
+        ValueError: Where a target's norm is zero and `eps` is too, shapes differ, or the mean is over no
             sample.
         TypeError: Where fields are not real.
 
-    Example:
+    Examples:
         >>> import torch
         >>> relative_lp(torch.full((2, 1, 4), 1.1), torch.ones(2, 1, 4))
         tensor(0.1000)
@@ -96,18 +96,18 @@ def relative_lp(
 
 
 class RelativeLp(nn.Module):
-    """Relative ``L^p`` error of a batch: :func:`relative_lp` as a module.
+    """Relative `L^p` error of a batch: `relative_lp` as a module.
 
     Args:
-        p: Exponent, at least 1, or ``math.inf``.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        weights: Quadrature weights ``(*grid)``, kept in a buffer that is moved but not saved.
+        p: Exponent, at least 1, or `math.inf`.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        weights: Quadrature weights `(*grid)`, kept in a buffer that is moved but not saved.
         eps: Smallest norm to divide by.
 
     Raises:
         ValueError: Where an argument does not fit, or weights are negative.
 
-    Example:
+    Examples:
         >>> import torch
         >>> RelativeLp()(torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8))
         tensor(1.)
@@ -135,10 +135,10 @@ class RelativeLp(nn.Module):
     def forward(
         self, prediction: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
-        """Return the relative error; see :func:`relative_lp`.
+        """Return the relative error; see `relative_lp`.
 
         Args:
-            prediction: Fields ``(batch, channels, *grid)``.
+            prediction: Fields `(batch, channels, *grid)`.
             target: Fields of the same shape.
 
         Returns:
@@ -149,7 +149,7 @@ class RelativeLp(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         return f"p={self.p:g}, reduction={self.reduction!r}, eps={self.eps:g}"
 
 

@@ -1,15 +1,15 @@
 r"""Sobolev norms of fields of any real order, and relative errors in them.
 
-``H^1`` asks for gradients to be right; ``H^-1`` is the norm in which the residual of a second-order equation
-measures its error. The norm of a periodic field in the homogeneous space of order ``s``, and the
-inhomogeneous one with ``shift > 0``, are
+`H^1` asks for gradients to be right; `H^-1` is the norm in which the residual of a second-order equation
+measures its error. The norm of a periodic field in the homogeneous space of order `s`, and the
+inhomogeneous one with `shift > 0`, are
 
     |u|_s^2 = V sum_{k != 0} |2 pi k / L|^{2 s} |u_k|^2,
     ||u||_s^2 = V sum_k (shift + |2 pi k / L|^2)^s |u_k|^2,
 
-with the volume ``V`` and the Fourier coefficients ``u_k``, so that ``s = 0`` is the ``L^2`` norm (of the
+with the volume `V` and the Fourier coefficients `u_k`, so that `s = 0` is the `L^2` norm (of the
 mean-free part, where the shift is zero). The amplitude of a coefficient is thus multiplied by the power
-``s / 2``.
+`s / 2`.
 """
 
 import math
@@ -48,29 +48,29 @@ def sobolev_norm(
     """Return each sample's Sobolev norm, channels summed in squares.
 
     Periodic fields take any real order, by Fourier coefficients (the module's docstring has the formula).
-    Others take order 1, ``||u||^2 = shift int |u|^2 + int |grad u|^2``, by differences of neighbours inside
+    Others take order 1, `||u||^2 = shift int |u|^2 + int |grad u|^2`, by differences of neighbours inside
     the box: nothing wraps around, and unlike central differences they see a sawtooth.
 
     Args:
-        u: Fields ``(batch, channels, *grid)``. Half precision is computed in float32.
-        order: Order ``s``; any real number, negative too, for periodic fields.
+        u: Fields `(batch, channels, *grid)`. Half precision is computed in float32.
+        order: Order `s`; any real number, negative too, for periodic fields.
         length: Length of the box along each axis; one number stands for all axes.
-        periodic: Whether the field is periodic, on the grid of layout ``"periodic"``.
-        shift: Added to ``|2 pi k / L|^2``, in one over length squared; 0 is the homogeneous norm, blind to
+        periodic: Whether the field is periodic, on the grid of layout `"periodic"`.
+        shift: Added to `|2 pi k / L|^2`, in one over length squared; 0 is the homogeneous norm, blind to
             the mean.
         layout: Where the points of a field that is not periodic lie, as in
-            :class:`~lemmata.operators.grids.Grid`. ``"interior"`` takes the boundary values to be zero.
-        strict: Raise where order and shift leave the norm undefined: ``order < 0``, ``shift = 0`` and a mean
+            `Grid`. `"interior"` takes the boundary values to be zero.
+        strict: Raise where order and shift leave the norm undefined: `order < 0`, `shift = 0` and a mean
             that is not zero to rounding. Waits for the device.
 
     Returns:
         One norm a sample.
 
     Raises:
-        ValueError: Where the order, shift, lengths or the shape do not fit, or by ``strict``.
+        ValueError: Where the order, shift, lengths or the shape do not fit, or by `strict`.
         TypeError: Where fields are not real.
 
-    Example:
+    Examples:
         >>> x = torch.arange(16, dtype=torch.float64) / 16
         >>> u = torch.sin(2 * torch.pi * x).reshape(1, 1, 16)
         >>> 2 * sobolev_norm(u, -1, 1.0) ** 2 * (2 * torch.pi) ** 2
@@ -102,25 +102,25 @@ def relative_sobolev(
     """Return the error's Sobolev norm over the target's, sample by sample, then reduced over the batch.
 
     Args:
-        prediction: Fields ``(batch, channels, *grid)``.
+        prediction: Fields `(batch, channels, *grid)`.
         target: Fields of the same shape.
         order: Order of the norm.
         length: Length of the box along each axis; one number stands for all axes.
-        periodic: Whether fields are periodic; see :func:`sobolev_norm`.
-        shift: 0 for the homogeneous norm; see :func:`sobolev_norm`.
+        periodic: Whether fields are periodic; see `sobolev_norm`.
+        shift: 0 for the homogeneous norm; see `sobolev_norm`.
         layout: Layout of fields that are not periodic.
         strict: Raise on a mean that a homogeneous norm of negative order does not see.
-        eps: Smallest norm to divide by; see :func:`relative_lp`.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        eps: Smallest norm to divide by; see `relative_lp`.
+        reduction: `"mean"`, `"sum"` or `"none"`.
 
     Returns:
         A scalar, or one error a sample.
 
     Raises:
-        ValueError: As :func:`relative_lp` and :func:`sobolev_norm`.
+        ValueError: As `relative_lp` and `sobolev_norm`.
         TypeError: Where fields are not real.
 
-    Example:
+    Examples:
         >>> u = torch.sin(torch.arange(8) * torch.pi / 4).reshape(1, 1, 8)
         >>> relative_sobolev(1.5 * u, u, order=-1.5, length=1.0)
         tensor(0.5000)
@@ -145,26 +145,26 @@ def relative_h1(
     eps: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, "..."]:
-    """Return the relative error in ``||u||^2 = shift int |u|^2 + int |grad u|^2``.
+    """Return the relative error in `||u||^2 = shift int |u|^2 + int |grad u|^2`.
 
     Args:
-        prediction: Fields ``(batch, channels, *grid)``.
+        prediction: Fields `(batch, channels, *grid)`.
         target: Fields of the same shape.
         length: Length of the box along each axis; one number stands for all axes.
-        method: ``"spectral"`` for periodic fields, ``"fd"`` (finite differences) for others.
+        method: `"spectral"` for periodic fields, `"fd"` (finite differences) for others.
         shift: Weight of the values beside the gradients, in one over length squared.
-        layout: Layout of the grid for ``"fd"``.
-        eps: Smallest norm to divide by; see :func:`relative_lp`.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        layout: Layout of the grid for `"fd"`.
+        eps: Smallest norm to divide by; see `relative_lp`.
+        reduction: `"mean"`, `"sum"` or `"none"`.
 
     Returns:
         A scalar, or one error a sample.
 
     Raises:
-        ValueError: Where the method is unknown, and as :func:`relative_sobolev`.
+        ValueError: Where the method is unknown, and as `relative_sobolev`.
         TypeError: Where fields are not real.
 
-    Example:
+    Examples:
         >>> u = torch.linspace(0, 1, 5).reshape(1, 1, 5)
         >>> relative_h1(u + 0.5, u, 1.0, "fd", shift=0.0)  # the gradients agree
         tensor(0.)
@@ -183,7 +183,7 @@ def relative_h1(
 
 
 class SobolevNorm(nn.Module):
-    """Sobolev norm of each sample: :func:`sobolev_norm` as a module.
+    """Sobolev norm of each sample: `sobolev_norm` as a module.
 
     Args:
         order: Order of the norm.
@@ -196,7 +196,7 @@ class SobolevNorm(nn.Module):
     Raises:
         ValueError: Where an argument does not fit.
 
-    Example:
+    Examples:
         >>> SobolevNorm(1, 1.0, shift=1.0)(torch.ones(2, 1, 8))  # a constant has no gradient
         tensor([1., 1.])
     """
@@ -222,13 +222,13 @@ class SobolevNorm(nn.Module):
         self.strict = strict
 
     def forward(self, u: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
-        """Return one norm a sample; see :func:`sobolev_norm`.
+        """Return one norm a sample; see `sobolev_norm`.
 
         Args:
-            u: Fields ``(batch, channels, *grid)``.
+            u: Fields `(batch, channels, *grid)`.
 
         Returns:
-            Norms ``(batch,)``.
+            Norms `(batch,)`.
         """
         return sobolev_norm(
             u,
@@ -241,13 +241,13 @@ class SobolevNorm(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         kind = "periodic" if self.periodic else self.layout
         return f"order={self.order:g}, length={self.length}, {kind}, shift={self.shift:g}"
 
 
 class RelativeSobolev(nn.Module):
-    """Relative Sobolev error of a batch: :func:`relative_sobolev` as a module.
+    """Relative Sobolev error of a batch: `relative_sobolev` as a module.
 
     Args:
         order: Order of the norm.
@@ -257,12 +257,12 @@ class RelativeSobolev(nn.Module):
         layout: Layout of fields that are not periodic.
         strict: Raise on a mean that a homogeneous norm of negative order does not see.
         eps: Smallest norm to divide by.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction: `"mean"`, `"sum"` or `"none"`.
 
     Raises:
         ValueError: Where an argument does not fit.
 
-    Example:
+    Examples:
         >>> u = torch.sin(torch.arange(8) * torch.pi / 4).reshape(1, 1, 8)
         >>> RelativeSobolev(1, 1.0)(0.75 * u, u)
         tensor(0.2500)
@@ -289,10 +289,10 @@ class RelativeSobolev(nn.Module):
     def forward(
         self, prediction: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
-        """Return the relative error; see :func:`relative_sobolev`.
+        """Return the relative error; see `relative_sobolev`.
 
         Args:
-            prediction: Fields ``(batch, channels, *grid)``.
+            prediction: Fields `(batch, channels, *grid)`.
             target: Fields of the same shape.
 
         Returns:
@@ -302,25 +302,25 @@ class RelativeSobolev(nn.Module):
         return relative_error(self.norm(error), self.norm(target), self.eps, self.reduction)
 
     def extra_repr(self) -> str:
-        """Return what ``repr`` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         return f"reduction={self.reduction!r}, eps={self.eps:g}"
 
 
 class RelativeH1(RelativeSobolev):
-    """Relative error in values and gradients together: :func:`relative_h1` as a module.
+    """Relative error in values and gradients together: `relative_h1` as a module.
 
     Args:
         length: Length of the box along each axis; one number stands for all axes.
-        method: ``"spectral"`` for periodic fields, ``"fd"`` (finite differences) for others.
+        method: `"spectral"` for periodic fields, `"fd"` (finite differences) for others.
         shift: Weight of the values beside the gradients, in one over length squared.
-        layout: Layout of the grid for ``"fd"``.
+        layout: Layout of the grid for `"fd"`.
         eps: Smallest norm to divide by.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction: `"mean"`, `"sum"` or `"none"`.
 
     Raises:
         ValueError: Where an argument does not fit.
 
-    Example:
+    Examples:
         >>> u = torch.linspace(0, 1, 5).reshape(1, 1, 5)
         >>> RelativeH1(1.0, "fd")(0.9 * u, u)
         tensor(0.1000)
@@ -342,7 +342,7 @@ class RelativeH1(RelativeSobolev):
 
 
 def _check_sobolev(order: float, periodic: bool, shift: float, layout: str) -> None:
-    """Raise ``ValueError`` unless the arguments of a Sobolev norm fit."""
+    """Raise `ValueError` unless the arguments of a Sobolev norm fit."""
     if not -math.inf < order < math.inf:
         raise ValueError(f"`order` (={order}) must be finite")
     if not 0 <= shift < math.inf:
@@ -354,14 +354,14 @@ def _check_sobolev(order: float, periodic: bool, shift: float, layout: str) -> N
 
 
 def _is_spectral(method: str) -> bool:
-    """Return whether the method of an ``H^1`` norm is the periodic one."""
+    """Return whether the method of an `H^1` norm is the periodic one."""
     if method not in {"spectral", "fd"}:
         raise ValueError(f"`method` (={method!r}) must be 'spectral' or 'fd'")
     return method == "spectral"
 
 
 def _check_mean_free(u: Float[Tensor, "batch channel *grid"]) -> None:
-    """Raise ``ValueError`` where a mean is not zero to rounding."""
+    """Raise `ValueError` where a mean is not zero to rounding."""
     mean = u.flatten(2).mean(2).abs()
     rounding = 1e3 * torch.finfo(u.dtype).eps * u.flatten(2).abs().amax(2)
     bad = (mean > rounding).nonzero().tolist()
@@ -385,9 +385,9 @@ def _spectral_square(
 def _symbol(
     u: Float[Tensor, "batch channel *grid"], lengths: tuple[float, ...], order: float, shift: float
 ) -> Float[Tensor, "*half"]:
-    """Return ``(shift + |2 pi k / L|^2)^order`` on the half spectrum, doubled where a column stands for two.
+    """Return `(shift + |2 pi k / L|^2)^order` on the half spectrum, doubled where a column stands for two.
 
-    A column ``k`` stands for ``-k`` too, save for ``k = 0`` and, where the number of points is even,
+    A column `k` stands for `-k` too, save for `k = 0` and, where the number of points is even,
     Nyquist's.
     """
     *front, last = u.shape[2:]
@@ -408,7 +408,7 @@ def _symbol(
 def _difference_square(
     u: Float[Tensor, "batch channel *grid"], lengths: tuple[float, ...], shift: float, layout: BoundedLayout
 ) -> Float[Tensor, " batch"]:
-    """Return ``shift int |u|^2 + int |grad u|^2`` for fields that are not periodic."""
+    """Return `shift int |u|^2 + int |grad u|^2` for fields that are not periodic."""
     dim = u.ndim - 2
     if layout == "interior":
         u = nn.functional.pad(u, (1, 1) * dim)
@@ -432,7 +432,7 @@ def _integral(
     layout: BoundedLayout,
     edges: int | None,
 ) -> Float[Tensor, " batch"]:
-    """Integrate a density given at the points, or halfway between them along the axis ``edges``.
+    """Integrate a density given at the points, or halfway between them along the axis `edges`.
 
     Points that include the ends weigh half there. Between cell centres lie the slopes; the outermost stand
     for half a cell more, up to the boundary.

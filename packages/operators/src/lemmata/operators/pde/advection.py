@@ -1,6 +1,6 @@
 r"""Linear advection, whose solution operator is a shift: the sharpest test of what a model does to phases.
 
-.. math:: u_t + c u_x = 0
+$$u_t + c u_x = 0$$
 
 References:
     M. Takamoto et al., PDEBench: An Extensive Benchmark for Scientific Machine Learning, 2022,
@@ -22,13 +22,13 @@ __all__ = ["Advection1d"]
 
 
 class Advection1d(PeriodicEquation):
-    r"""Advection :math:`u_t + c u_x = 0` on a periodic interval, solved exactly by a shift of phases.
+    r"""Advection $u_t + c u_x = 0$ on a periodic interval, solved exactly by a shift of phases.
 
-    Maps the initial state to the state at ``final_time``, :math:`u(x, t) = u_0(x - c t)` for the
+    Maps the initial state to the state at `final_time`, $u(x, t) = u_0(x - c t)$ for the
     trigonometric interpolant of the initial state.
 
     Args:
-        speed: ``c``, in units of length / time, of either sign.
+        speed: `c`, in units of length / time, of either sign.
         length: Length of the interval.
         final_time: Time of the solution.
         alpha: Smoothness of the initial states.
@@ -38,7 +38,7 @@ class Advection1d(PeriodicEquation):
     Raises:
         ValueError: Where an argument is out of range.
 
-    Example:
+    Examples:
         >>> advection = Advection1d(speed=1.0, final_time=0.25)
         >>> u0 = advection.sample_inputs(2, 64, generator=torch.Generator().manual_seed(0))
         >>> torch.allclose(advection.solve(u0), u0.roll(16, dims=-1))
@@ -78,18 +78,18 @@ class Advection1d(PeriodicEquation):
 
     @torch.no_grad()
     def trajectory(self, inputs: Tensor, saves: int) -> Float[Tensor, "n time *grid"]:
-        """Return exact states at ``saves`` equally spaced times ``final_time * (1, ..., saves) / saves``.
+        """Return exact states at `saves` equally spaced times `final_time * (1, ..., saves) / saves`.
 
         Args:
-            inputs: Initial states ``(n, 1, N)``.
+            inputs: Initial states `(n, 1, N)`.
             saves: Number of states.
 
         Returns:
-            States ``(n, saves, N)``, the last at ``final_time``, without gradients.
+            States `(n, saves, N)`, the last at `final_time`, without gradients.
 
         Raises:
             TypeError: Where inputs are not of a floating type.
-            ValueError: Where inputs have the wrong shape or are not finite, or ``saves`` is not positive.
+            ValueError: Where inputs have the wrong shape or are not finite, or `saves` is not positive.
         """
         self._check(inputs, "inputs", self.in_channels)
         if saves < 1:
@@ -103,7 +103,7 @@ class Advection1d(PeriodicEquation):
         return states.to(inputs.dtype)
 
     def solver(self, resolution: int | Sequence[int]) -> dict[str, Any]:
-        """Describe the solver; see :meth:`Equation.solver`."""
+        """Describe the solver; see `solver`."""
         return {"method": "exact shift of Fourier phases", "resolution": list(self.grid(resolution).shape)}
 
     def _start(self, inputs: Float[Tensor, "n 1 *grid"]) -> Float[Tensor, "n 1 *grid"]:

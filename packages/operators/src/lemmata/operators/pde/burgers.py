@@ -1,6 +1,6 @@
 r"""Viscous Burgers' equation, the simplest with both steepening and diffusion.
 
-.. math:: u_t + u u_x = \nu u_{xx}
+$$u_t + u u_x = \nu u_{xx}$$
 
 References:
     Z. Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, 2021,
@@ -20,16 +20,16 @@ __all__ = ["Burgers1d"]
 
 
 class Burgers1d(PeriodicEquation):
-    r"""Burgers' equation :math:`u_t + u u_x = \nu u_{xx}` on a periodic interval.
+    r"""Burgers' equation $u_t + u u_x = \nu u_{xx}$ on a periodic interval.
 
-    Maps the initial state to the state at ``final_time``. Initial states are Gaussian with covariance
-    ``625 (-d_xx + 25)^-2`` by default.
+    Maps the initial state to the state at `final_time`. Initial states are Gaussian with covariance
+    `625 (-d_xx + 25)^-2` by default.
 
     Args:
-        viscosity: ``nu``, in units of length^2 / time.
+        viscosity: `nu`, in units of length^2 / time.
         length: Length of the interval.
         final_time: Time of the solution.
-        time_step: Largest step of ETDRK4; where ``None``, the step in which four standard deviations of the
+        time_step: Largest step of ETDRK4; where `None`, the step in which four standard deviations of the
             initial states cross half the grid's spacing.
         alpha: Smoothness of the initial states.
         tau: Inverse correlation length of the initial states.
@@ -38,7 +38,7 @@ class Burgers1d(PeriodicEquation):
     Raises:
         ValueError: Where an argument is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> burgers = Burgers1d(viscosity=0.01)
         >>> u0 = burgers.sample_inputs(2, 256, generator=torch.Generator().manual_seed(0))

@@ -1,12 +1,12 @@
 """Darcy flow in two dimensions: from permeability to pressure, the standard test of neural operators.
 
-`Darcy2d` draws two-phase, rough or log-normal coefficients and solves ``-div(a grad u) = f`` by cell-centred
+`Darcy2d` draws two-phase, rough or log-normal coefficients and solves `-div(a grad u) = f` by cell-centred
 finite volumes (see `lemmata.operators.solvers.problems.darcy`). Every sample is its own matrix, so assembly
 only fills values, and the solver is what is quickest at the size: banded Cholesky, conjugate gradients with a
 fast Poisson solve as preconditioner, or with algebraic multigrid. The last two take a tolerance and so can be
 made cheaper on purpose.
 
-Axis letters used below: ``N`` cells, ``W`` cells along the shorter side.
+Axis letters used below: `N` cells, `W` cells along the shorter side.
 
 References:
     Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, 2021, arXiv:2010.08895
@@ -45,25 +45,25 @@ RTOL = 1e-9
 
 
 class Darcy2d(Equation):
-    """Darcy flow ``-div(a grad u) = forcing`` on a box, ``u = 0`` on its boundary.
+    """Darcy flow `-div(a grad u) = forcing` on a box, `u = 0` on its boundary.
 
-    Fields live at cell centres (layout ``"cells"``), so boundary values are not among them. With ``g`` a
-    Gaussian random field of covariance ``sigma^2 (-Lap + tau^2)^(-2)`` under Neumann conditions, the
+    Fields live at cell centres (layout `"cells"`), so boundary values are not among them. With `g` a
+    Gaussian random field of covariance `sigma^2 (-Lap + tau^2)^(-2)` under Neumann conditions, the
     coefficient is
 
-    - ``"piecewise"``: 12 where ``g >= 0``, else 3 (``tau = 3``);
-    - ``"rough"``: 20 where ``g >= 0``, else 2 (``tau = 5``);
-    - ``"lognormal"``: ``exp(g)`` (``tau = 3``).
+    - `"piecewise"`: 12 where `g >= 0`, else 3 (`tau = 3`);
+    - `"rough"`: 20 where `g >= 0`, else 2 (`tau = 5`);
+    - `"lognormal"`: `exp(g)` (`tau = 3`).
 
     Args:
         coefficient: Which of the three `sample_inputs` draws; `solve` takes any positive field.
-        forcing: Constant source ``f``.
+        forcing: Constant source `f`.
         length: Length of the box along each axis, or of both.
 
     Raises:
         ValueError: Where the coefficient is unknown, the forcing not finite or a length not positive.
 
-    Example:
+    Examples:
         >>> equation = Darcy2d("piecewise")
         >>> a = equation.sample_inputs(2, 32, generator=torch.Generator().manual_seed(0))
         >>> a.unique().tolist()
@@ -112,7 +112,7 @@ class Darcy2d(Equation):
             device: Device of the result.
 
         Returns:
-            Coefficients ``(n, 1, h, w)``.
+            Coefficients `(n, 1, h, w)`.
         """
         law = _LAWS[self.coefficient]
         field = GaussianRandomField(
@@ -127,30 +127,30 @@ class Darcy2d(Equation):
     ) -> Float[Tensor, "n 1 h w"]:
         """Solve for each coefficient at its own resolution, in float64.
 
-        ``"direct"`` is a banded Cholesky factorisation (sparse LU above 256 cells along the shorter side),
-        exact to rounding. ``"fast-poisson"`` is conjugate gradients preconditioned by the inverse of the
-        constant-coefficient operator, two sine transforms: at most about ``sqrt(max a / min a) ln(2 / rtol) /
-        2`` steps on any grid. ``"amg"`` is conjugate gradients preconditioned by a Ruge-Stueben V-cycle,
-        whose steps depend little on contrast or grid. ``"auto"`` takes the quickest: direct up to 96 cells
+        `"direct"` is a banded Cholesky factorisation (sparse LU above 256 cells along the shorter side),
+        exact to rounding. `"fast-poisson"` is conjugate gradients preconditioned by the inverse of the
+        constant-coefficient operator, two sine transforms: at most about `sqrt(max a / min a) ln(2 / rtol) /
+        2` steps on any grid. `"amg"` is conjugate gradients preconditioned by a Ruge-Stueben V-cycle,
+        whose steps depend little on contrast or grid. `"auto"` takes the quickest: direct up to 96 cells
         along the shorter side; above, fast-poisson up to a contrast of 50; beyond it, direct up to 128 cells
         and then amg.
 
         Args:
-            inputs: Positive coefficients ``(n, 1, h, w)``, at least two cells along each axis.
-            method: How to solve; samples of one batch may differ under ``"auto"``, which looks at their
+            inputs: Positive coefficients `(n, 1, h, w)`, at least two cells along each axis.
+            method: How to solve; samples of one batch may differ under `"auto"`, which looks at their
                 contrast.
-            rtol: Bound on the true residual ``|b - A u| / |b|`` of the iterative methods. A cheaper solver
+            rtol: Bound on the true residual `|b - A u| / |b|` of the iterative methods. A cheaper solver
                 loosens it, or solves on fewer cells and calls `prolong`.
             max_iterations: Most steps of conjugate gradients.
 
         Returns:
-            Solutions ``(n, 1, h, w)`` in the dtype and on the device of the inputs.
+            Solutions `(n, 1, h, w)` in the dtype and on the device of the inputs.
 
         Raises:
             TypeError: Where the inputs are not of a floating type.
             ValueError: Where they have another shape, are not positive or not finite, or an option is out of
                 range.
-            RuntimeError: Where conjugate gradients miss ``rtol``; the message says why.
+            RuntimeError: Where conjugate gradients miss `rtol`; the message says why.
         """
         a = self._coefficients(inputs)
         if method not in get_args(Method):
@@ -175,18 +175,18 @@ class Darcy2d(Equation):
         return torch.from_numpy(u[:, None]).to(inputs)
 
     def residual(self, inputs: Tensor, solution: Tensor) -> Float[Tensor, "n 1 h w"]:
-        """Return ``forcing + div(a grad u)``, discretised as `solve` does.
+        """Return `forcing + div(a grad u)`, discretised as `solve` does.
 
         Args:
-            inputs: Coefficients ``(n, 1, h, w)``.
-            solution: Solutions ``(n, 1, h, w)``.
+            inputs: Coefficients `(n, 1, h, w)`.
+            solution: Solutions `(n, 1, h, w)`.
 
         Returns:
-            Residual ``(n, 1, h, w)`` in the solution's dtype, computed in float64.
+            Residual `(n, 1, h, w)` in the solution's dtype, computed in float64.
 
         Raises:
             TypeError: Where a field is not of a floating type.
-            ValueError: Where shapes differ or are not ``(n, 1, h, w)``, or a field is out of range.
+            ValueError: Where shapes differ or are not `(n, 1, h, w)`, or a field is out of range.
         """
         a = self._coefficients(inputs)
         self._check(solution, "solution", 1)
@@ -224,8 +224,8 @@ class Darcy2d(Equation):
     ) -> FieldDataset:
         """Draw coefficients on a finer grid, solve there and restrict.
 
-        Averaging a two-phase coefficient would make phases that are not there, so ``"piecewise"`` and
-        ``"rough"`` inputs are the same functions sampled on the data's own grid; targets are cell averages of
+        Averaging a two-phase coefficient would make phases that are not there, so `"piecewise"` and
+        `"rough"` inputs are the same functions sampled on the data's own grid; targets are cell averages of
         the fine solutions, and log-normal inputs are averaged too.
 
         Args:
@@ -250,7 +250,7 @@ class Darcy2d(Equation):
         )
 
     def _coefficients(self, inputs: Tensor) -> NDArray[np.float64]:
-        """Return coefficients ``(n, h, w)`` in float64, or raise."""
+        """Return coefficients `(n, h, w)` in float64, or raise."""
         a = checked_coefficient(inputs, "inputs")
         self._check(inputs, "inputs", 1)
         if min(inputs.shape[2:]) < 2:
@@ -307,7 +307,7 @@ def _quickest(a: NDArray[np.float64]) -> Method:
 
 
 def _direct(stencil: Stencil, b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Factorise and solve; numbered along the shorter side, the matrix has bandwidth ``W``."""
+    """Factorise and solve; numbered along the shorter side, the matrix has bandwidth `W`."""
     height, width = b.shape
     if min(height, width) > _BANDED_UP_TO:
         factors = splu(

@@ -1,10 +1,10 @@
 r"""What every equation offers: random inputs, a reference solver, its residual and data sets made by them.
 
-An :class:`Equation` maps input fields (a coefficient, a source or an initial state) to solution fields on a
-grid of its own layout. All randomness enters by ``generator``, all solves run in float64, and fields travel
-between grids by :meth:`Equation.restrict` and :meth:`Equation.prolong`, never by striding where that aliases.
+An `Equation` maps input fields (a coefficient, a source or an initial state) to solution fields on a
+grid of its own layout. All randomness enters by `generator`, all solves run in float64, and fields travel
+between grids by `restrict` and `prolong`, never by striding where that aliases.
 
-Axis letters used below: ``N`` points of an axis, ``M`` points of the same axis on the other grid.
+Axis letters used below: `N` points of an axis, `M` points of the same axis on the other grid.
 """
 
 import inspect
@@ -27,17 +27,17 @@ __all__ = ["Equation"]
 
 
 class Equation(ABC):
-    """Base of the equations in :mod:`lemmata.operators.pde`.
+    """Base of the equations in `pde`.
 
     A subclass names itself and its layout, keeps every constructor argument as an attribute of the same name,
-    and implements :meth:`sample_inputs`, :meth:`solve` and :meth:`residual`. Solvers are deterministic, take
+    and implements `sample_inputs`, `solve` and `residual`. Solvers are deterministic, take
     fields at any resolution of the layout, compute in float64 and return the inputs' dtype and device.
     """
 
     name: ClassVar[str]
     """Short name, as on a command line."""
     layout: ClassVar[Layout]
-    """Where the points lie; see :class:`lemmata.operators.grids.Grid`."""
+    """Where the points lie; see `Grid`."""
     in_channels: int = 1
     out_channels: int = 1
     length: tuple[float, ...]
@@ -58,7 +58,7 @@ class Equation(ABC):
             A grid of the equation's box and layout.
 
         Raises:
-            ValueError: Where ``resolution`` has the wrong number of axes or is not positive.
+            ValueError: Where `resolution` has the wrong number of axes or is not positive.
         """
         shape = (resolution,) * self.dim if isinstance(resolution, int) else tuple(resolution)
         if len(shape) != self.dim or min(shape) < 1:
@@ -83,13 +83,13 @@ class Equation(ABC):
             n: Number of samples.
             resolution: Points along each axis; an integer stands for all axes. The same seed is the same
                 function at every resolution.
-            generator: Source of randomness; a sequence of ``n`` draws sample ``i`` from generator ``i``
+            generator: Source of randomness; a sequence of `n` draws sample `i` from generator `i`
                 alone, so that samples do not depend on how they are batched.
             dtype: Floating type of the result.
             device: Device of the result.
 
         Returns:
-            Inputs ``(n, in_channels, *grid)``.
+            Inputs `(n, in_channels, *grid)`.
         """
 
     @abstractmethod
@@ -97,10 +97,10 @@ class Equation(ABC):
         """Solve for each input at its own resolution.
 
         Args:
-            inputs: Inputs ``(n, in_channels, *grid)``.
+            inputs: Inputs `(n, in_channels, *grid)`.
 
         Returns:
-            Solutions ``(n, out_channels, *grid)``; the final state where the equation depends on time.
+            Solutions `(n, out_channels, *grid)`; the final state where the equation depends on time.
         """
 
     @abstractmethod
@@ -108,15 +108,15 @@ class Equation(ABC):
         """Return by how much fields fail to solve the discrete equation.
 
         Args:
-            inputs: Inputs ``(n, in_channels, *grid)``.
-            solution: Solutions ``(n, out_channels, *grid)``, or trajectories where the equation says so.
+            inputs: Inputs `(n, in_channels, *grid)`.
+            solution: Solutions `(n, out_channels, *grid)`, or trajectories where the equation says so.
 
         Returns:
             The residual, of the solution's shape.
         """
 
     def parameters(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the equation: ``type(eq)(**eq.parameters())``.
+        """Return everything needed to rebuild the equation: `type(eq)(**eq.parameters())`.
 
         Returns:
             Constructor arguments by name, as JSON types.
@@ -125,7 +125,7 @@ class Equation(ABC):
         return {name: _json(getattr(self, name)) for name in names}
 
     def solver(self, resolution: int | Sequence[int]) -> dict[str, Any]:
-        """Describe what :meth:`solve` does at a resolution, for a data set's attributes.
+        """Describe what `solve` does at a resolution, for a data set's attributes.
 
         Args:
             resolution: Points along each axis.
@@ -136,7 +136,7 @@ class Equation(ABC):
         return {"method": type(self).__name__, "resolution": list(self.grid(resolution).shape)}
 
     def refined(self, resolution: int | Sequence[int], factor: int) -> tuple[int, ...]:
-        """Return the resolution with ``factor`` times smaller steps, whose points :meth:`restrict` can use.
+        """Return the resolution with `factor` times smaller steps, whose points `restrict` can use.
 
         Args:
             resolution: Points along each axis.
@@ -159,11 +159,11 @@ class Equation(ABC):
         coincide with.
 
         Args:
-            fields: Fields ``(n, channels, *fine)``.
+            fields: Fields `(n, channels, *fine)`.
             resolution: Points along each axis of the coarser grid, which must be nested in the finer one.
 
         Returns:
-            Fields ``(n, channels, *coarse)``.
+            Fields `(n, channels, *coarse)`.
 
         Raises:
             ValueError: Where the grids are not nested.
@@ -177,15 +177,15 @@ class Equation(ABC):
     ) -> Float[Tensor, "n channel *fine"]:
         """Interpolate solutions onto another grid of the same layout, by cubic splines.
 
-        For layouts ``"cells"`` and ``"interior"`` the fields are taken to vanish on the boundary, as
+        For layouts `"cells"` and `"interior"` the fields are taken to vanish on the boundary, as
         solutions there do.
 
         Args:
-            fields: Fields ``(n, channels, *coarse)``.
+            fields: Fields `(n, channels, *coarse)`.
             resolution: Points along each axis of the finer grid.
 
         Returns:
-            Fields ``(n, channels, *fine)``.
+            Fields `(n, channels, *fine)`.
         """
         for axis, (coarse, fine) in enumerate(self._axes(fields, resolution)):
             matrix = _spline_matrix(coarse, fine, self.layout).to(fields)
@@ -206,7 +206,7 @@ class Equation(ABC):
         Args:
             n: Number of samples.
             resolution: Points along each axis of the data set.
-            generator: Source of randomness, as in :meth:`sample_inputs`.
+            generator: Source of randomness, as in `sample_inputs`.
             fine_factor: How much smaller the solver's steps are than the data's.
             dtype: Floating type of the data set; everything before is float64.
 
@@ -231,7 +231,7 @@ class Equation(ABC):
         return f"{type(self).__name__}({arguments})"
 
     def _check(self, fields: Tensor, name: str, channels: int) -> None:
-        """Raise where fields are not finite real ``(n, channels, *grid)``."""
+        """Raise where fields are not finite real `(n, channels, *grid)`."""
         if not fields.is_floating_point():
             raise TypeError(f"`{name}` must be of a floating type, got {fields.dtype}")
         if fields.ndim != self.dim + 2 or fields.shape[1] != channels:
@@ -274,7 +274,7 @@ def _restrict_axis(
 
 @lru_cache(maxsize=64)
 def _spline_matrix(coarse: int, fine: int, layout: Layout) -> Float[Tensor, "N M"]:
-    """Return the matrix that takes values on ``coarse`` points to a cubic spline's on ``fine`` points."""
+    """Return the matrix that takes values on `coarse` points to a cubic spline's on `fine` points."""
     old, new = (
         Grid((n,), (1.0,), layout).coordinates(dtype=torch.float64)[0].numpy() for n in (coarse, fine)
     )

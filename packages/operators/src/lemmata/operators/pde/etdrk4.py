@@ -1,11 +1,11 @@
 r"""ETDRK4, the fourth-order exponential Runge-Kutta scheme for stiff equations with a diagonal linear part.
 
-For :math:`\hat u' = L \hat u + N(\hat u)` with a diagonal :math:`L` (a Fourier symbol) the scheme treats
-:math:`L` exactly and :math:`N` by four evaluations a step. It has no step-size limit from diffusion or
-dispersion, and costs four evaluations of :math:`N`. Its coefficients lose all digits to cancellation near
-:math:`hL = 0` when computed from their closed formulas; they are computed as contour means instead.
+For $\hat u' = L \hat u + N(\hat u)$ with a diagonal $L$ (a Fourier symbol) the scheme treats
+$L$ exactly and $N$ by four evaluations a step. It has no step-size limit from diffusion or
+dispersion, and costs four evaluations of $N$. Its coefficients lose all digits to cancellation near
+$hL = 0$ when computed from their closed formulas; they are computed as contour means instead.
 
-Letters used below: ``h`` step, ``L`` symbol, ``a b c`` stages, ``z`` points of the contour around ``hL``.
+Letters used below: `h` step, `L` symbol, `a b c` stages, `z` points of the contour around `hL`.
 
 References:
     S. M. Cox and P. C. Matthews, Exponential Time Differencing for Stiff Systems, 2002, J. Comput. Phys. 176.
@@ -34,37 +34,38 @@ def etdrk4(
     steps: int,
     save_every: int | None = None,
 ) -> Inexact[Tensor, "*saves_batch_modes"]:
-    r"""Advance :math:`\hat u' = L \hat u + N(\hat u)` by ``steps`` steps of ETDRK4.
+    r"""Advance $\hat u' = L \hat u + N(\hat u)$ by `steps` steps of ETDRK4.
 
-    With :math:`E = e^{hL}`, :math:`E_2 = e^{hL/2}` and coefficients :math:`Q, f_1, f_2, f_3`,
+    With $E = e^{hL}$, $E_2 = e^{hL/2}$ and coefficients $Q, f_1, f_2, f_3$,
 
-    .. math::
-        a &= E_2 u + Q N(u), \quad b = E_2 u + Q N(a), \quad c = E_2 a + Q (2 N(b) - N(u)), \\
-        u' &= E u + f_1 N(u) + 2 f_2 (N(a) + N(b)) + f_3 N(c).
+    $$\begin{aligned}
+    a &= E_2 u + Q N(u), \quad b = E_2 u + Q N(a), \quad c = E_2 a + Q (2 N(b) - N(u)), \\
+    u' &= E u + f_1 N(u) + 2 f_2 (N(a) + N(b)) + f_3 N(c).
+    \end{aligned}$$
 
-    Coefficients are means over 32 points of a circle around each :math:`hL` that keeps clear of zero, in
-    float64; they are kept for the next call with the same ``linear`` and ``dt``.
+    Coefficients are means over 32 points of a circle around each $hL$ that keeps clear of zero, in
+    float64; they are kept for the next call with the same `linear` and `dt`.
 
     Args:
-        u_hat: Initial state; its last axes are those of ``linear``, all before are batch.
-        linear: Diagonal ``L``, real or complex, of a shape that broadcasts against the state's last axes. It
+        u_hat: Initial state; its last axes are those of `linear`, all before are batch.
+        linear: Diagonal `L`, real or complex, of a shape that broadcasts against the state's last axes. It
             may have eigenvalues of either sign.
-        nonlinear: ``N``, from a state to a new tensor of the same shape. It is called four times a step.
-        dt: Step ``h``, in units of time; negative steps go back.
+        nonlinear: `N`, from a state to a new tensor of the same shape. It is called four times a step.
+        dt: Step `h`, in units of time; negative steps go back.
         steps: Number of steps.
-        save_every: Keep every ``save_every``-th state; only the last where ``None``.
+        save_every: Keep every `save_every`-th state; only the last where `None`.
 
     Returns:
-        The last state, or kept states ``(steps // save_every, *u_hat.shape)``, the last one included and the
+        The last state, or kept states `(steps // save_every, *u_hat.shape)`, the last one included and the
         initial one left out.
 
     Raises:
-        TypeError: Where ``linear`` is complex and the state is real.
-        ValueError: Where ``dt`` is zero or not finite, ``steps`` is not positive or not a multiple of
-            ``save_every``, or ``linear`` does not broadcast.
+        TypeError: Where `linear` is complex and the state is real.
+        ValueError: Where `dt` is zero or not finite, `steps` is not positive or not a multiple of
+            `save_every`, or `linear` does not broadcast.
         FloatingPointError: Where the state ceases to be finite; the error names a step at which it was found.
 
-    Example:
+    Examples:
         >>> decay = torch.tensor([-1000.0, -1.0], dtype=torch.float64)  # u' = L u - u^3, stiff in one entry
         >>> u = etdrk4(torch.ones(2, dtype=torch.float64), decay, lambda u: -(u**3), dt=0.1, steps=10)
         >>> exact = (2 * math.exp(2.0) - 1) ** -0.5  # solves the second entry's equation at time 1
@@ -127,7 +128,7 @@ def _check_finite(u: Inexact[Tensor, "..."], step: int, steps: int, dt: float) -
 
 
 def _coefficients_of(linear: Inexact[Tensor, "*modes"], dt: float) -> tuple[Inexact[Tensor, "*modes"], ...]:
-    """Return ``E, E2, Q, f1, 2 f2, f3``, from the cache where the symbol and step were seen before."""
+    """Return `E, E2, Q, f1, 2 f2, f3`, from the cache where the symbol and step were seen before."""
     symbol = linear.detach().cpu().numpy()
     symbol = symbol.astype(np.complex128 if linear.is_complex() else np.float64)
     return _coefficients(symbol.tobytes(), symbol.shape, linear.is_complex(), dt)
@@ -137,11 +138,11 @@ def _coefficients_of(linear: Inexact[Tensor, "*modes"], dt: float) -> tuple[Inex
 def _coefficients(
     symbol: bytes, shape: tuple[int, ...], is_complex: bool, dt: float
 ) -> tuple[Inexact[Tensor, "*modes"], ...]:
-    """Compute ``E, E2, Q, f1, 2 f2, f3`` by means over a circle around each entry of ``hL``.
+    """Compute `E, E2, Q, f1, 2 f2, f3` by means over a circle around each entry of `hL`.
 
     The mean over a circle is the value at its centre for an entire function; 32 points leave an error far
     below rounding. Points near zero would bring the cancellation back, so the circle has radius 2 where
-    ``|hL| < 1.5`` and 1 elsewhere: its points are at least 1/2 from zero.
+    `|hL| < 1.5` and 1 elsewhere: its points are at least 1/2 from zero.
     """
     hL = dt * np.frombuffer(symbol, dtype=np.complex128 if is_complex else np.float64)
     angles = 2.0j * np.pi * (np.arange(32) + 0.5) / 32.0

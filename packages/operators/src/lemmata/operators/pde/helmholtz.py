@@ -1,10 +1,10 @@
 """The Helmholtz equation in two dimensions: from a wave speed to the field a source radiates.
 
-`Helmholtz2d` solves ``Lap u + (k / c)^2 u = f`` for a fixed source in a medium of varying speed ``c`` that is
+`Helmholtz2d` solves `Lap u + (k / c)^2 u = f` for a fixed source in a medium of varying speed `c` that is
 uniform outside the box, with first-order absorbing boundaries or zeros there. The matrix is complex symmetric
 and indefinite, which multigrid and plain Krylov methods handle badly, so it is factorised by sparse LU.
-Central differences need about ten nodes a wavelength ``2 pi c / k``, and more over long distances: the phase
-error grows like ``k^3 h^2``.
+Central differences need about ten nodes a wavelength `2 pi c / k`, and more over long distances: the phase
+error grows like `k^3 h^2`.
 
 References:
     Engquist and Majda, Absorbing boundary conditions for the numerical simulation of waves, 1977.
@@ -31,20 +31,20 @@ __all__ = ["Helmholtz2d"]
 
 
 class Helmholtz2d(Equation):
-    """The Helmholtz equation ``Lap u + (wavenumber / c)^2 u = f`` on a box.
+    """The Helmholtz equation `Lap u + (wavenumber / c)^2 u = f` on a box.
 
-    Fields live on nodes, boundary included (layout ``"nodes"``). The input is the wave speed ``c``, relative
-    to the speed 1 outside: ``c = exp(g)`` with ``g`` a Gaussian random field that vanishes on the
+    Fields live on nodes, boundary included (layout `"nodes"`). The input is the wave speed `c`, relative
+    to the speed 1 outside: `c = exp(g)` with `g` a Gaussian random field that vanishes on the
     boundary. The source is a Gaussian of unit integral. The solution has two channels, the real and the
-    imaginary part; time dependence is ``exp(+i omega t)``, so outgoing waves are ``exp(-i k r)``.
+    imaginary part; time dependence is `exp(+i omega t)`, so outgoing waves are `exp(-i k r)`.
 
     Args:
-        wavenumber: ``k`` at speed 1, in radians per unit length.
-        boundary: ``"absorbing"``, ``du/dn + i (k / c) u = 0``, or ``"dirichlet"``, ``u = 0`` (the imaginary
+        wavenumber: `k` at speed 1, in radians per unit length.
+        boundary: `"absorbing"`, `du/dn + i (k / c) u = 0`, or `"dirichlet"`, `u = 0` (the imaginary
             part is then zero).
-        variation: Root mean square of ``g``, the logarithm of the speed; 0 is a uniform medium.
-        alpha: Smoothness of ``g``.
-        tau: Inverse correlation length of ``g``.
+        variation: Root mean square of `g`, the logarithm of the speed; 0 is a uniform medium.
+        alpha: Smoothness of `g`.
+        tau: Inverse correlation length of `g`.
         source: Centre of the source as fractions of the box.
         source_width: Standard deviation of the source, in units of length.
         length: Length of the box along each axis, or of both.
@@ -52,7 +52,7 @@ class Helmholtz2d(Equation):
     Raises:
         ValueError: Where a parameter is out of range.
 
-    Example:
+    Examples:
         >>> equation = Helmholtz2d(10.0)
         >>> c = equation.sample_inputs(1, 33, generator=torch.Generator().manual_seed(0))
         >>> u = equation.solve(c)
@@ -119,7 +119,7 @@ class Helmholtz2d(Equation):
             device: Device of the result.
 
         Returns:
-            Wave speeds ``(n, 1, h, w)``, 1 on the boundary.
+            Wave speeds `(n, 1, h, w)`, 1 on the boundary.
 
         Raises:
             ValueError: Where the resolution leaves no interior nodes.
@@ -138,10 +138,10 @@ class Helmholtz2d(Equation):
         """Solve for each wave speed at its own resolution, in complex128.
 
         Args:
-            inputs: Positive wave speeds ``(n, 1, h, w)``, at least four nodes along each axis.
+            inputs: Positive wave speeds `(n, 1, h, w)`, at least four nodes along each axis.
 
         Returns:
-            Real and imaginary parts ``(n, 2, h, w)`` in the dtype and on the device of the inputs.
+            Real and imaginary parts `(n, 2, h, w)` in the dtype and on the device of the inputs.
 
         Raises:
             TypeError: Where the inputs are not of a floating type.
@@ -160,17 +160,17 @@ class Helmholtz2d(Equation):
         return torch.from_numpy(u).to(inputs)
 
     def residual(self, inputs: Tensor, solution: Tensor) -> Float[Tensor, "n 2 h w"]:
-        """Return ``f - Lap u - (k / c)^2 u``, discretised as `solve` does.
+        """Return `f - Lap u - (k / c)^2 u`, discretised as `solve` does.
 
         At boundary nodes this is the balance over the half or quarter cell, divided by its volume; under
-        ``"dirichlet"`` it is minus the solution there, which should vanish.
+        `"dirichlet"` it is minus the solution there, which should vanish.
 
         Args:
-            inputs: Wave speeds ``(n, 1, h, w)``.
-            solution: Real and imaginary parts ``(n, 2, h, w)``.
+            inputs: Wave speeds `(n, 1, h, w)`.
+            solution: Real and imaginary parts `(n, 2, h, w)`.
 
         Returns:
-            Real and imaginary parts of the residual ``(n, 2, h, w)`` in the solution's dtype.
+            Real and imaginary parts of the residual `(n, 2, h, w)` in the solution's dtype.
 
         Raises:
             TypeError: Where a field is not of a floating type.
@@ -205,13 +205,13 @@ class Helmholtz2d(Equation):
         return {"scheme": "five-point differences", "method": "sparse LU", "resolution": shape}
 
     def forcing(self, resolution: int | Sequence[int]) -> Float[Tensor, "h w"]:
-        """Return the source ``f`` on the nodes of a resolution, in float64.
+        """Return the source `f` on the nodes of a resolution, in float64.
 
         Args:
             resolution: Nodes along each axis; an integer stands for both.
 
         Returns:
-            Source ``(h, w)``.
+            Source `(h, w)`.
         """
         coordinates = self.grid(resolution).coordinates(dtype=torch.float64)
         centre = torch.tensor(self.source, dtype=torch.float64) * torch.tensor(
@@ -227,13 +227,13 @@ class Helmholtz2d(Equation):
         return kept, kept
 
     def _system(self, c: NDArray[np.float64]) -> System:
-        """Assemble ``-Lap u - (k / c)^2 u = -f`` for one wave speed."""
+        """Assemble `-Lap u - (k / c)^2 u = -f` for one wave speed."""
         k = (self.wavenumber / c)[self._unknowns]
         f = self.forcing(c.shape).numpy()[self._unknowns]
         return helmholtz(k, length=self.length, forcing=-f, boundary=self.boundary)
 
     def _speeds(self, inputs: Tensor) -> NDArray[np.float64]:
-        """Return wave speeds ``(n, h, w)`` in float64, or raise."""
+        """Return wave speeds `(n, h, w)` in float64, or raise."""
         speeds = checked_coefficient(inputs, "inputs")
         self._check(inputs, "inputs", 1)
         if min(inputs.shape[2:]) < 4:

@@ -1,6 +1,6 @@
 r"""The Korteweg-de Vries equation: waves that steepen and disperse, solitons, and infinitely many invariants.
 
-.. math:: u_t + 6 u u_x + u_{xxx} = 0
+$$u_t + 6 u u_x + u_{xxx} = 0$$
 
 References:
     N. J. Zabusky and M. D. Kruskal, Interaction of "Solitons" in a Collisionless Plasma and the Recurrence of
@@ -20,17 +20,17 @@ __all__ = ["KdV1d"]
 
 
 class KdV1d(PeriodicEquation):
-    r"""The Korteweg-de Vries equation :math:`u_t + 6 u u_x + u_{xxx} = 0` on a periodic interval.
+    r"""The Korteweg-de Vries equation $u_t + 6 u u_x + u_{xxx} = 0$ on a periodic interval.
 
-    Maps the initial state to the state at ``final_time``. Mass :math:`\int u` and momentum :math:`\int u^2`
+    Maps the initial state to the state at `final_time`. Mass $\int u$ and momentum $\int u^2$
     are kept up to the error in time. A soliton is
-    :math:`2 \kappa^2 \mathrm{sech}^2(\kappa (x - 4 \kappa^2 t))`.
+    $2 \kappa^2 \mathrm{sech}^2(\kappa (x - 4 \kappa^2 t))$.
 
     Args:
         length: Length of the interval.
         final_time: Time of the solution.
-        time_step: Largest step of ETDRK4; where ``None``, the step in which a wave of four standard
-            deviations of the initial states, at speed ``6 u``, crosses an eighth of the grid's spacing:
+        time_step: Largest step of ETDRK4; where `None`, the step in which a wave of four standard
+            deviations of the initial states, at speed `6 u`, crosses an eighth of the grid's spacing:
             dispersion asks for a smaller step than stability does.
         alpha: Smoothness of the initial states.
         tau: Inverse correlation length of the initial states.
@@ -39,7 +39,7 @@ class KdV1d(PeriodicEquation):
     Raises:
         ValueError: Where an argument is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> kdv = KdV1d(length=40.0, final_time=2.0, time_step=5e-3)
         >>> x = kdv.grid(128).coordinates(dtype=torch.float64)
@@ -73,7 +73,7 @@ class KdV1d(PeriodicEquation):
         )
 
     def nominal_speed(self) -> float:
-        """Return four times the speed ``6 u`` of four standard deviations of the initial states."""
+        """Return four times the speed `6 u` of four standard deviations of the initial states."""
         return 96.0 * self.initial_std()
 
     def _linear(self, spectrum: Spectrum) -> Complex[Tensor, "*modes"]:

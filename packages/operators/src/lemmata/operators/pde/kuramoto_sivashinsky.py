@@ -1,6 +1,6 @@
 r"""The Kuramoto-Sivashinsky equation: spatiotemporal chaos in one dimension.
 
-.. math:: u_t + u u_x + u_{xx} + u_{xxxx} = 0
+$$u_t + u u_x + u_{xx} + u_{xxxx} = 0$$
 
 References:
     A.-K. Kassam and L. N. Trefethen, Fourth-Order Time-Stepping for Stiff PDEs, 2005, SIAM J. Sci. Comput.
@@ -22,15 +22,15 @@ __all__ = ["KuramotoSivashinsky1d"]
 class KuramotoSivashinsky1d(PeriodicEquation):
     r"""The Kuramoto-Sivashinsky equation on a periodic interval.
 
-    Maps the initial state to the state at ``final_time`` of
-    :math:`u_t + u u_x + u_{xx} + u_{xxxx} = 0`. Wavelengths above :math:`2 \pi` grow and feed shorter
-    ones, which decay; from ``length`` 22 on the motion is chaotic, so that errors grow exponentially with
+    Maps the initial state to the state at `final_time` of
+    $u_t + u u_x + u_{xx} + u_{xxxx} = 0$. Wavelengths above $2 \pi$ grow and feed shorter
+    ones, which decay; from `length` 22 on the motion is chaotic, so that errors grow exponentially with
     time. The mean is kept.
 
     Args:
         length: Length of the interval.
         final_time: Time of the solution.
-        time_step: Largest step of ETDRK4; where ``None``, the step in which the larger of 4 (about the
+        time_step: Largest step of ETDRK4; where `None`, the step in which the larger of 4 (about the
             largest value on the attractor) and four standard deviations of the initial states crosses half
             the grid's spacing.
         alpha: Smoothness of the initial states.
@@ -40,7 +40,7 @@ class KuramotoSivashinsky1d(PeriodicEquation):
     Raises:
         ValueError: Where an argument is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ks = KuramotoSivashinsky1d(length=64.0)
         >>> u0 = ks.sample_inputs(2, 128, generator=torch.Generator().manual_seed(0))

@@ -1,9 +1,9 @@
 r"""Two-dimensional incompressible flow in vorticity form on a torus.
 
-.. math:: w_t + u \cdot \nabla w = \nu \Delta w + f, \quad -\Delta \psi = w, \quad u = (\psi_y, -\psi_x)
+$$w_t + u \cdot \nabla w = \nu \Delta w + f, \quad -\Delta \psi = w, \quad u = (\psi_y, -\psi_x)$$
 
-The advection term is evaluated from velocities alone, :math:`u \cdot \nabla w = (\partial_{xx} -
-\partial_{yy})(u_1 u_2) - \partial_{xy}(u_1^2 - u_2^2)`, which takes four real transforms where the usual
+The advection term is evaluated from velocities alone, $u \cdot \nabla w = (\partial_{xx} -
+\partial_{yy})(u_1 u_2) - \partial_{xy}(u_1^2 - u_2^2)$, which takes four real transforms where the usual
 forms take five.
 
 References:
@@ -28,20 +28,20 @@ __all__ = ["NavierStokes2d"]
 
 
 class NavierStokes2d(PeriodicEquation):
-    r"""Incompressible flow :math:`w_t + u \cdot \nabla w = \nu \Delta w + f` on a periodic box.
+    r"""Incompressible flow $w_t + u \cdot \nabla w = \nu \Delta w + f$ on a periodic box.
 
-    Maps the initial vorticity to the vorticity at ``final_time``; the mean velocity is zero. Initial states
-    are Gaussian with covariance ``7^{3/2} (-Delta + 49)^{-5/2}`` by default. A viscosity of 1e-5 needs a grid
+    Maps the initial vorticity to the vorticity at `final_time`; the mean velocity is zero. Initial states
+    are Gaussian with covariance `7^{3/2} (-Delta + 49)^{-5/2}` by default. A viscosity of 1e-5 needs a grid
     of 256 x 256.
 
     Args:
-        viscosity: ``nu``, in units of length^2 / time; zero is the Euler equation.
-        forcing: ``"diagonal"`` is ``0.1 (sin s + cos s)`` with ``s = 2 pi (x / L1 + y / L2)``;
-            ``"kolmogorov"`` is ``-4 cos(8 pi y / L2)``, the curl of a shear body force of four periods;
-            ``None`` is none; or a field ``(N1, N2)``, resized to the inputs' grid by its Fourier modes.
+        viscosity: `nu`, in units of length^2 / time; zero is the Euler equation.
+        forcing: `"diagonal"` is `0.1 (sin s + cos s)` with `s = 2 pi (x / L1 + y / L2)`;
+            `"kolmogorov"` is `-4 cos(8 pi y / L2)`, the curl of a shear body force of four periods;
+            `None` is none; or a field `(N1, N2)`, resized to the inputs' grid by its Fourier modes.
         length: Lengths of the box; one number stands for both.
         final_time: Time of the solution.
-        time_step: Largest step of ETDRK4; where ``None``, the step in which half of ``max(length)`` a unit
+        time_step: Largest step of ETDRK4; where `None`, the step in which half of `max(length)` a unit
             of time crosses half the grid's spacing. Give a smaller one for faster flows.
         alpha: Smoothness of the initial states.
         tau: Inverse correlation length of the initial states.
@@ -50,7 +50,7 @@ class NavierStokes2d(PeriodicEquation):
     Raises:
         ValueError: Where an argument is out of range.
 
-    Example:
+    Examples:
         >>> flow = NavierStokes2d(viscosity=1e-3, forcing=None, final_time=1.0)
         >>> x, y = flow.grid(32).coordinates(dtype=torch.float64)
         >>> w0 = torch.cos(2 * math.pi * x) * torch.cos(2 * math.pi * y)  # Taylor-Green: decays in place
@@ -94,13 +94,13 @@ class NavierStokes2d(PeriodicEquation):
         return 0.5 * max(self.length)
 
     def velocity(self, vorticity: Float[Tensor, "n 1 x y"]) -> Float[Tensor, "n 2 x y"]:
-        """Return the velocity ``(psi_y, -psi_x)`` of a vorticity, with zero mean.
+        """Return the velocity `(psi_y, -psi_x)` of a vorticity, with zero mean.
 
         Args:
-            vorticity: Vorticities ``(n, 1, N1, N2)``. Modes above a third of the grid's are discarded.
+            vorticity: Vorticities `(n, 1, N1, N2)`. Modes above a third of the grid's are discarded.
 
         Returns:
-            Velocities ``(n, 2, N1, N2)``.
+            Velocities `(n, 2, N1, N2)`.
         """
         spectrum = Spectrum(self.grid(vorticity.shape[2:]), vorticity.device)
         w_hat = spectrum.forward(vorticity.double()) * spectrum.kept
@@ -140,7 +140,7 @@ class NavierStokes2d(PeriodicEquation):
 
 
 def _checked_forcing(forcing: Any) -> Any:
-    """Return a name, ``None``, or a finite field of two axes."""
+    """Return a name, `None`, or a finite field of two axes."""
     if forcing is None:
         return None
     if isinstance(forcing, str):
@@ -154,7 +154,7 @@ def _checked_forcing(forcing: Any) -> Any:
 
 
 def _velocity_symbols(spectrum: Spectrum) -> Tensor:
-    """Return the symbols ``(2, *modes)`` from vorticity to velocity, zero for the mean."""
+    """Return the symbols `(2, *modes)` from vorticity to velocity, zero for the mean."""
     kx, ky = spectrum.wavenumbers
     k2 = kx**2 + ky**2
     inverse = torch.where(k2 > 0, 1.0 / k2.clamp_min(1e-300), 0.0)

@@ -1,10 +1,10 @@
 r"""What the periodic equations share: Fourier truncation, time stepping, transfer between grids, residual.
 
-The linear part of an equation :math:`u_t = L u + N(u)` with constant coefficients on a periodic box is
-diagonal after a Fourier transform. :class:`PeriodicEquation` keeps the modes that a quadratic :math:`N`
-leaves free of aliasing (the 2/3 rule) and advances them by ETDRK4; a subclass gives :math:`L` and :math:`N`.
+The linear part of an equation $u_t = L u + N(u)$ with constant coefficients on a periodic box is
+diagonal after a Fourier transform. `PeriodicEquation` keeps the modes that a quadratic $N$
+leaves free of aliasing (the 2/3 rule) and advances them by ETDRK4; a subclass gives $L$ and $N$.
 
-Letters used below: ``n`` fields, ``N`` points of an axis, ``K`` highest mode kept, ``k`` wavenumbers in
+Letters used below: `n` fields, `N` points of an axis, `K` highest mode kept, `k` wavenumbers in
 physical units.
 """
 
@@ -30,8 +30,8 @@ __all__ = ["PeriodicEquation", "Spectrum", "fourier_resize"]
 class Spectrum:
     """Fourier modes of real fields that a quadratic term leaves free of aliasing.
 
-    An axis of ``N`` points keeps the modes ``|k| <= K = (N - 1) // 3``: products of two such modes alias onto
-    discarded ones only. The last axis is a half spectrum cut to ``K + 1`` modes; other axes keep all ``N``
+    An axis of `N` points keeps the modes `|k| <= K = (N - 1) // 3`: products of two such modes alias onto
+    discarded ones only. The last axis is a half spectrum cut to `K + 1` modes; other axes keep all `N`
     slots, with zeros in the discarded ones, so that no copy stands between a spectrum and its transform.
 
     Args:
@@ -54,14 +54,14 @@ class Spectrum:
         )
 
     def forward(self, fields: Tensor) -> Tensor:
-        """Transform real fields ``(..., *grid)`` to spectra, not masked yet along full axes."""
+        """Transform real fields `(..., *grid)` to spectra, not masked yet along full axes."""
         spectrum: Tensor = torch.fft.rfft(fields, dim=-1)[..., : self.highest[-1] + 1]
         for axis in range(-self.grid.dim, -1):
             spectrum = torch.fft.fft(spectrum, dim=axis)
         return spectrum
 
     def inverse(self, spectrum: Tensor) -> Tensor:
-        """Transform spectra, zero in discarded slots, to real fields ``(..., *grid)``."""
+        """Transform spectra, zero in discarded slots, to real fields `(..., *grid)`."""
         for axis in range(-self.grid.dim, -1):
             spectrum = torch.fft.ifft(spectrum, dim=axis)
         fields: Tensor = torch.fft.irfft(spectrum, n=self.grid.shape[-1], dim=-1)
@@ -69,14 +69,14 @@ class Spectrum:
 
 
 class PeriodicEquation(Equation):
-    """Base of the equations ``u_t = L u + N(u)`` on a periodic box, with Gaussian random initial states.
+    """Base of the equations `u_t = L u + N(u)` on a periodic box, with Gaussian random initial states.
 
     Args:
         length: Length of the box along each axis.
-        final_time: Time at which :meth:`solve` returns the state.
-        time_step: Largest step; where ``None``, the step in which the :meth:`nominal_speed` crosses half the
+        final_time: Time at which `solve` returns the state.
+        time_step: Largest step; where `None`, the step in which the `nominal_speed` crosses half the
             grid's spacing.
-        alpha: Smoothness of the initial states, see :class:`GaussianRandomField`.
+        alpha: Smoothness of the initial states, see `GaussianRandomField`.
         tau: Inverse correlation length of the initial states.
         sigma: Scale of the initial states.
 
@@ -111,11 +111,11 @@ class PeriodicEquation(Equation):
 
     @abstractmethod
     def _linear(self, spectrum: Spectrum) -> Inexact[Tensor, "*modes"]:
-        """Return the symbol of ``L``."""
+        """Return the symbol of `L`."""
 
     @abstractmethod
     def _nonlinear(self, spectrum: Spectrum) -> Callable[[Tensor], Tensor]:
-        """Return ``N`` from kept modes to kept modes."""
+        """Return `N` from kept modes to kept modes."""
 
     def initial_std(self) -> float:
         """Return the standard deviation of the initial states, modes up to 128 counted."""
@@ -130,18 +130,18 @@ class PeriodicEquation(Equation):
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "n channel *grid"]:
-        """Draw initial states; see :meth:`Equation.sample_inputs`."""
+        """Draw initial states; see `sample_inputs`."""
         field = self._random_field(self.grid(resolution).shape)
         return field.sample(n, generator=generator, dtype=dtype, device=device).unsqueeze(1)
 
     def solve(self, inputs: Tensor) -> Float[Tensor, "n channel *grid"]:
-        """Return the state at ``final_time``.
+        """Return the state at `final_time`.
 
         Args:
-            inputs: Initial states ``(n, 1, *grid)``. Modes above a third of the grid's are discarded.
+            inputs: Initial states `(n, 1, *grid)`. Modes above a third of the grid's are discarded.
 
         Returns:
-            Final states ``(n, 1, *grid)``, without gradients.
+            Final states `(n, 1, *grid)`, without gradients.
 
         Raises:
             FloatingPointError: Where the solution blows up.
@@ -152,21 +152,21 @@ class PeriodicEquation(Equation):
 
     @torch.no_grad()
     def trajectory(self, inputs: Tensor, saves: int) -> Float[Tensor, "n time *grid"]:
-        """Return states at ``saves`` equally spaced times ``final_time * (1, ..., saves) / saves``.
+        """Return states at `saves` equally spaced times `final_time * (1, ..., saves) / saves`.
 
-        The step is the largest one not above ``time_step`` that divides the time between two states.
+        The step is the largest one not above `time_step` that divides the time between two states.
 
         Args:
-            inputs: Initial states ``(n, 1, *grid)``. Modes above a third of the grid's are discarded.
+            inputs: Initial states `(n, 1, *grid)`. Modes above a third of the grid's are discarded.
             saves: Number of states.
 
         Returns:
-            States ``(n, saves, *grid)``, the last at ``final_time``, without gradients.
+            States `(n, saves, *grid)`, the last at `final_time`, without gradients.
 
         Raises:
             FloatingPointError: Where the solution blows up.
             TypeError: Where inputs are not of a floating type.
-            ValueError: Where inputs have the wrong shape or are not finite, or ``saves`` is not positive.
+            ValueError: Where inputs have the wrong shape or are not finite, or `saves` is not positive.
         """
         self._check(inputs, "inputs", self.in_channels)
         steps, dt = self._steps(self.grid(inputs.shape[2:]), saves)
@@ -183,19 +183,19 @@ class PeriodicEquation(Equation):
 
     @torch.no_grad()
     def residual(self, inputs: Tensor, solution: Tensor) -> Float[Tensor, "n time *grid"]:
-        """Return ``u_t - L u - N(u)`` along a trajectory.
+        """Return `u_t - L u - N(u)` along a trajectory.
 
         Time derivatives are differences of fourth order over five states, the initial one among them, cut to
         the modes that the solver keeps. Space derivatives and products are exact for the trigonometric
         interpolant, then cut to the grid's modes.
 
         Args:
-            inputs: Initial states ``(n, 1, *grid)``.
-            solution: States ``(n, time, *grid)`` at equally spaced times up to ``final_time``, as
-                :meth:`trajectory` returns; at least four.
+            inputs: Initial states `(n, 1, *grid)`.
+            solution: States `(n, time, *grid)` at equally spaced times up to `final_time`, as
+                `trajectory` returns; at least four.
 
         Returns:
-            Residuals ``(n, time, *grid)``.
+            Residuals `(n, time, *grid)`.
 
         Raises:
             TypeError: Where fields are not of a floating type.
@@ -229,7 +229,7 @@ class PeriodicEquation(Equation):
         return self.restrict(fields, resolution)
 
     def solver(self, resolution: int | Sequence[int]) -> dict[str, Any]:
-        """Describe the solver; see :meth:`Equation.solver`."""
+        """Describe the solver; see `solver`."""
         grid = self.grid(resolution)
         steps, dt = self._steps(grid, 1)
         return {
@@ -243,7 +243,7 @@ class PeriodicEquation(Equation):
         return GaussianRandomField(shape, self.length, self.alpha, self.tau, self.sigma)
 
     def _steps(self, grid: Grid, saves: int) -> tuple[int, float]:
-        """Return the number of steps between two of ``saves`` states, and the step."""
+        """Return the number of steps between two of `saves` states, and the step."""
         if saves < 1:
             raise ValueError(f"`saves` (={saves}) must be a positive integer")
         largest = self.time_step or 0.5 * min(grid.spacing) / self.nominal_speed()
@@ -252,12 +252,12 @@ class PeriodicEquation(Equation):
         return steps, interval / steps
 
     def _start(self, inputs: Float[Tensor, "n 1 *grid"]) -> Float[Tensor, "n 1 *grid"]:
-        """Return the states that :meth:`trajectory` starts from."""
+        """Return the states that `trajectory` starts from."""
         spectrum = Spectrum(self.grid(inputs.shape[2:]), inputs.device)
         return spectrum.inverse(spectrum.forward(inputs) * spectrum.kept)
 
     def _rate(self, states: Float[Tensor, "n time *grid"]) -> Float[Tensor, "n time *grid"]:
-        """Return ``L u + N(u)``, on a grid fine enough to hold all modes of ``u`` free of aliasing."""
+        """Return `L u + N(u)`, on a grid fine enough to hold all modes of `u` free of aliasing."""
         shape = tuple(int(scipy.fft.next_fast_len(3 * (n // 2) + 1, real=True)) for n in states.shape[2:])
         spectrum = Spectrum(self.grid(shape), states.device)
         u_hat = spectrum.forward(fourier_resize(states, shape)) * spectrum.kept
@@ -276,7 +276,7 @@ def positive(name: str, value: float) -> float:
 
 
 def quadratic_flux(spectrum: Spectrum, coefficient: float) -> Callable[[Tensor], Tensor]:
-    """Return ``N(u) = -coefficient (u^2)_x`` of a one-dimensional equation, on kept modes."""
+    """Return `N(u) = -coefficient (u^2)_x` of a one-dimensional equation, on kept modes."""
     multiplier = -1j * coefficient * spectrum.wavenumbers[0]
 
     def nonlinear(u_hat: Tensor) -> Tensor:
@@ -294,11 +294,11 @@ def fourier_resize(
     shared points stay; a coarser grid's own Nyquist mode, which has no definite phase there, is left zero.
 
     Args:
-        fields: Fields ``(n, channels, *old)``.
+        fields: Fields `(n, channels, *old)`.
         shape: New number of points along each axis.
 
     Returns:
-        Fields ``(n, channels, *shape)``.
+        Fields `(n, channels, *shape)`.
     """
     for axis, (old, new) in enumerate(zip(fields.shape[2:], shape, strict=True), start=2):
         if old == new:
@@ -312,7 +312,7 @@ def fourier_resize(
 
 
 def _difference_weights(saves: int) -> Float[Tensor, "saves states"]:
-    """Return weights of the first derivative at states ``1 ... saves``, from the five nearest."""
+    """Return weights of the first derivative at states `1 ... saves`, from the five nearest."""
     weights = np.zeros((saves, saves + 1))
     for state in range(1, saves + 1):
         first = min(max(state - 2, 0), saves - 4)

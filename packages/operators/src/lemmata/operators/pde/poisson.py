@@ -1,6 +1,6 @@
 """Poisson's equation in two dimensions, solved by sine transforms.
 
-`Poisson2d` maps a source to the potential, ``-Lap u = f`` with ``u = 0`` on the boundary. The five-point
+`Poisson2d` maps a source to the potential, `-Lap u = f` with `u = 0` on the boundary. The five-point
 Laplacian on interior points is diagonal in the discrete sine basis, so a solve is two transforms, exact to
 rounding and vectorised over the batch. It equals `scipy.sparse.linalg.spsolve` on
 `lemmata.operators.solvers.problems.poisson`.
@@ -28,10 +28,10 @@ __all__ = ["Poisson2d"]
 
 
 class Poisson2d(Equation):
-    """Poisson's equation ``-Lap u = f`` on a box, ``u = 0`` on its boundary.
+    """Poisson's equation `-Lap u = f` on a box, `u = 0` on its boundary.
 
-    Fields live on interior points (layout ``"interior"``); the zeros on the boundary are left out. Sources
-    are Gaussian random fields of covariance ``tau^(2 alpha - 2) (-Lap + tau^2)^(-alpha)`` under Dirichlet
+    Fields live on interior points (layout `"interior"`); the zeros on the boundary are left out. Sources
+    are Gaussian random fields of covariance `tau^(2 alpha - 2) (-Lap + tau^2)^(-alpha)` under Dirichlet
     conditions.
 
     Args:
@@ -40,9 +40,9 @@ class Poisson2d(Equation):
         length: Length of the box along each axis, or of both.
 
     Raises:
-        ValueError: Where ``alpha`` or ``tau`` is not positive, or a length is not.
+        ValueError: Where `alpha` or `tau` is not positive, or a length is not.
 
-    Example:
+    Examples:
         >>> equation = Poisson2d()
         >>> x, y = equation.grid(31).coordinates(dtype=torch.float64)
         >>> f = torch.sin(math.pi * x) * torch.sin(math.pi * y)
@@ -83,7 +83,7 @@ class Poisson2d(Equation):
             device: Device of the result.
 
         Returns:
-            Sources ``(n, 1, h, w)``.
+            Sources `(n, 1, h, w)`.
         """
         shape = self.grid(resolution).shape
         field = GaussianRandomField(shape, self.length, self.alpha, self.tau, boundary="dirichlet")
@@ -93,10 +93,10 @@ class Poisson2d(Equation):
         """Solve for each source at its own resolution, in float64.
 
         Args:
-            inputs: Sources ``(n, 1, h, w)``.
+            inputs: Sources `(n, 1, h, w)`.
 
         Returns:
-            Solutions ``(n, 1, h, w)`` in the dtype and on the device of the inputs.
+            Solutions `(n, 1, h, w)` in the dtype and on the device of the inputs.
 
         Raises:
             TypeError: Where the inputs are not of a floating type.
@@ -108,18 +108,18 @@ class Poisson2d(Equation):
         return torch.from_numpy(_sine_transform(modes)).to(inputs)
 
     def residual(self, inputs: Tensor, solution: Tensor) -> Float[Tensor, "n 1 h w"]:
-        """Return ``f + Lap u`` by central differences.
+        """Return `f + Lap u` by central differences.
 
         Args:
-            inputs: Sources ``(n, 1, h, w)``.
-            solution: Solutions ``(n, 1, h, w)``.
+            inputs: Sources `(n, 1, h, w)`.
+            solution: Solutions `(n, 1, h, w)`.
 
         Returns:
-            Residual ``(n, 1, h, w)`` in the solution's dtype, computed in float64.
+            Residual `(n, 1, h, w)` in the solution's dtype, computed in float64.
 
         Raises:
             TypeError: Where a field is not of a floating type.
-            ValueError: Where shapes differ or are not ``(n, 1, h, w)``, or a field is not finite.
+            ValueError: Where shapes differ or are not `(n, 1, h, w)`, or a field is not finite.
         """
         self._check(inputs, "inputs", 1)
         self._check(solution, "solution", 1)
@@ -146,7 +146,7 @@ class Poisson2d(Equation):
         return {"scheme": "five-point differences", "method": "sine transform (DST-I)", "resolution": shape}
 
     def _eigenvalues(self, shape: Sequence[int]) -> NDArray[np.float64]:
-        """Return ``4 / h^2 sin^2(pi k h / (2 L))`` summed over axes, ``k = 1 ... N``."""
+        """Return `4 / h^2 sin^2(pi k h / (2 L))` summed over axes, `k = 1 ... N`."""
         axes = [
             (2.0 / h * np.sin(np.pi * np.arange(1, n + 1) / (2 * (n + 1)))) ** 2
             for n, h in zip(shape, self.grid(tuple(shape)).spacing, strict=True)

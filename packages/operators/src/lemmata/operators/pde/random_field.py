@@ -1,11 +1,11 @@
 r"""Gaussian random fields whose seed is a function, not an array: the same one at every resolution.
 
-A field with covariance operator :math:`\sigma^2 (-\Delta + \tau^2)^{-\alpha}` on a box is a sum of the
+A field with covariance operator $\sigma^2 (-\Delta + \tau^2)^{-\alpha}$ on a box is a sum of the
 Laplacian's eigenfunctions with independent normal coefficients (Karhunen-Loeve). Coefficients are drawn mode
 by mode from low to high frequency, in an order that knows nothing of the grid, so that refining the grid adds
 modes and changes none. It is how random inputs of operator-learning data sets are made.
 
-Letters used below: ``n`` fields, ``N`` points of an axis of length ``L``, ``k`` integer frequencies, ``d``
+Letters used below: `n` fields, `N` points of an axis of length `L`, `k` integer frequencies, `d`
 dimension of the box.
 
 References:
@@ -40,38 +40,38 @@ _IntArray = npt.NDArray[np.int64]
 
 
 class GaussianRandomField:
-    r"""Sample zero-mean Gaussian fields with covariance :math:`\sigma^2 (-\Delta + \tau^2)^{-\alpha}`.
+    r"""Sample zero-mean Gaussian fields with covariance $\sigma^2 (-\Delta + \tau^2)^{-\alpha}$.
 
-    With :math:`\phi_k` the orthonormal eigenfunctions of the Laplacian under the boundary condition and
-    :math:`\mu_k` their eigenvalues,
+    With $\phi_k$ the orthonormal eigenfunctions of the Laplacian under the boundary condition and
+    $\mu_k$ their eigenvalues,
 
-    .. math:: u(x) = \sum_{k \ne 0} \sigma (\mu_k + \tau^2)^{-\alpha / 2} \xi_k \phi_k(x),
-        \qquad \xi_k \sim N(0, 1).
+    $$u(x) = \sum_{k \ne 0} \sigma (\mu_k + \tau^2)^{-\alpha / 2} \xi_k \phi_k(x),
+    \qquad \xi_k \sim N(0, 1).$$
 
     The constant mode is left out. Points and modes depend on the boundary:
 
-    - ``"periodic"``: layout ``"periodic"``, ``x_j = j L / N``; all Fourier modes below the Nyquist frequency.
-      The Nyquist mode of an even ``N`` is zero: a grid sees only half of that pair.
-    - ``"neumann"``: layout ``"cells"``, ``x_j = (j + 1/2) L / N``; cosines ``k = 0 ... N - 1`` (DCT-II).
-    - ``"dirichlet"``: layout ``"interior"``, ``x_j = (j + 1) L / (N + 1)``; sines ``k = 1 ... N`` (DST-I).
+    - `"periodic"`: layout `"periodic"`, `x_j = j L / N`; all Fourier modes below the Nyquist frequency.
+      The Nyquist mode of an even `N` is zero: a grid sees only half of that pair.
+    - `"neumann"`: layout `"cells"`, `x_j = (j + 1/2) L / N`; cosines `k = 0 ... N - 1` (DCT-II).
+    - `"dirichlet"`: layout `"interior"`, `x_j = (j + 1) L / (N + 1)`; sines `k = 1 ... N` (DST-I).
 
     Noise is drawn on the CPU in float64 by shells of the largest frequency over the axes, a stream of its own
-    for each field, seeded from ``generator``: a field depends on neither the resolution, the number of fields
+    for each field, seeded from `generator`: a field depends on neither the resolution, the number of fields
     drawn with it, the device nor the dtype. Grids far from cubic draw modes they do not use.
 
     Args:
         shape: Number of points along each of one, two or three axes; an integer is one axis.
         length: Length of the box along each axis, in physical units; one number stands for all axes.
-        alpha: Smoothness; samples have finite variance in the limit where ``alpha > d / 2``.
+        alpha: Smoothness; samples have finite variance in the limit where `alpha > d / 2`.
         tau: Inverse correlation length.
-        sigma: Scale; ``tau ** (alpha - d / 2)`` where ``None``, which leaves the variance of a point about
-            the same for any ``tau`` that is large against ``1 / length``.
+        sigma: Scale; `tau ** (alpha - d / 2)` where `None`, which leaves the variance of a point about
+            the same for any `tau` that is large against `1 / length`.
         boundary: One of the three above.
 
     Raises:
         ValueError: Where an argument is out of range.
 
-    Example:
+    Examples:
         >>> field = GaussianRandomField((64, 64), 1.0, alpha=2.5, tau=7.0, sigma=7.0**0.75)
         >>> field.sample(3, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([3, 64, 64])
@@ -126,16 +126,16 @@ class GaussianRandomField:
         Args:
             n: Number of fields.
             generator: Source of randomness. One generator gives each field in turn its seed, so that the
-                first fields of a larger draw are those of a smaller one; a sequence of ``n`` draws field
-                ``i`` from generator ``i`` alone; ``None`` is torch's global generator.
+                first fields of a larger draw are those of a smaller one; a sequence of `n` draws field
+                `i` from generator `i` alone; `None` is torch's global generator.
             dtype: Floating type of the result. Fields are computed in float64.
             device: Device of the result.
 
         Returns:
-            Fields ``(n, *shape)``.
+            Fields `(n, *shape)`.
 
         Raises:
-            ValueError: Where ``n`` is negative, or is not the number of generators.
+            ValueError: Where `n` is negative, or is not the number of generators.
         """
         streams = [np.random.Generator(np.random.PCG64(seed)) for seed in _seeds(n, generator)]
         synthesise = self._periodic if self.boundary == "periodic" else self._bounded
@@ -143,13 +143,13 @@ class GaussianRandomField:
         return fields.to(device=device, dtype=dtype)
 
     def spectrum(self) -> Float[Tensor, "*grid"]:
-        r"""Return the standard deviation of every coefficient :math:`\xi_k \phi_k`, in the transform's order.
+        r"""Return the standard deviation of every coefficient $\xi_k \phi_k$, in the transform's order.
 
         Returns:
-            For ``"periodic"`` the order of ``torch.fft.fftn`` with zero at Nyquist modes; for ``"neumann"``
-            frequencies ``0 ... N - 1``; for ``"dirichlet"`` frequencies ``1 ... N``. Shape ``shape``.
+            For `"periodic"` the order of `torch.fft.fftn` with zero at Nyquist modes; for `"neumann"`
+            frequencies `0 ... N - 1`; for `"dirichlet"` frequencies `1 ... N`. Shape `shape`.
 
-        Example:
+        Examples:
             >>> GaussianRandomField(4, 1.0, alpha=1.0, tau=0.0, sigma=2 * math.pi).spectrum()
             tensor([0., 1., 0., 1.], dtype=torch.float64)
         """
@@ -158,7 +158,7 @@ class GaussianRandomField:
     def pointwise_std(self) -> float:
         """Return the root mean square over the box of a field's standard deviation on this grid.
 
-        Example:
+        Examples:
             >>> round(GaussianRandomField(128, 1.0, alpha=2.0, tau=5.0, sigma=25.0).pointwise_std(), 3)
             0.594
         """
@@ -172,7 +172,7 @@ class GaussianRandomField:
         return [np.arange(first, first + n, dtype=np.int64) for n in self.shape]
 
     def _deviation(self, frequencies: Sequence[_IntArray]) -> _FloatArray:
-        """Return ``sigma (mu_k + tau^2)^(-alpha / 2)`` on a lattice of frequencies."""
+        """Return `sigma (mu_k + tau^2)^(-alpha / 2)` on a lattice of frequencies."""
         wave = 2.0 * math.pi if self.boundary == "periodic" else math.pi
         axes = np.meshgrid(*frequencies, indexing="ij", sparse=True)
         mu = sum((wave / size * k) ** 2 for k, size in zip(axes, self.length, strict=True))
@@ -186,8 +186,8 @@ class GaussianRandomField:
     def _periodic(self, streams: Sequence[np.random.Generator]) -> _FloatArray:
         r"""Synthesise periodic fields from half spectra.
 
-        A pair ``k, -k`` of modes takes two normal numbers ``a, b`` as ``(a + i b) / sqrt(2)`` at ``k`` and
-        the conjugate at ``-k``; with ``phi_k = e^{2 pi i k x / L} / sqrt(volume)``.
+        A pair `k, -k` of modes takes two normal numbers `a, b` as `(a + i b) / sqrt(2)` at `k` and
+        the conjugate at `-k`; with `phi_k = e^{2 pi i k x / L} / sqrt(volume)`.
         """
         order = _half_space(self.shape)
         frequencies = self._frequencies()
@@ -211,8 +211,8 @@ class GaussianRandomField:
     def _bounded(self, streams: Sequence[np.random.Generator]) -> _FloatArray:
         """Synthesise fields on a box with walls by the inverse cosine or sine transform.
 
-        The transforms double every mode but a cosine's constant, so that an axis takes ``sqrt(2 / L) / 2``
-        from an orthonormal eigenfunction and ``sqrt(1 / L)`` from the constant one.
+        The transforms double every mode but a cosine's constant, so that an axis takes `sqrt(2 / L) / 2`
+        from an orthonormal eigenfunction and `sqrt(1 / L)` from the constant one.
         """
         frequencies = self._frequencies()
         scale = self._deviation(frequencies)
@@ -229,7 +229,7 @@ class GaussianRandomField:
 
 
 def _seeds(n: int, generator: Generators) -> list[int]:
-    """Draw a seed for each field, one at a time, so that seed ``i`` does not depend on ``n``."""
+    """Draw a seed for each field, one at a time, so that seed `i` does not depend on `n`."""
     if n < 0:
         raise ValueError(f"`n` (={n}) must not be negative")
     if generator is None or isinstance(generator, torch.Generator):
@@ -245,7 +245,7 @@ def _seeds(n: int, generator: Generators) -> list[int]:
 
 
 def _normal(streams: Sequence[np.random.Generator], count: int) -> _FloatArray:
-    """Draw ``count`` normal numbers from each stream.
+    """Draw `count` normal numbers from each stream.
 
     NumPy's ziggurat consumes its stream in sequence: a shorter draw is a prefix of a longer one.
     """
@@ -268,7 +268,7 @@ class _HalfSpace:
 
 @lru_cache(maxsize=32)
 def _half_space(shape: tuple[int, ...]) -> _HalfSpace:
-    """Rank the modes of a periodic grid, one of each pair ``k, -k``, by shells of the largest ``|k_j|``.
+    """Rank the modes of a periodic grid, one of each pair `k, -k`, by shells of the largest `|k_j|`.
 
     Of a pair the mode is drawn whose last non-zero frequency is positive. The rank sorts by shell, then by
     the frequencies themselves.

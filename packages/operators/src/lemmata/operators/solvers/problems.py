@@ -6,7 +6,7 @@ CSR form, a right-hand side and the grid its unknowns live on. Nothing loops ove
 and then filled. Rows are divided by the cell's volume, so the matrix is the differential operator in physical
 units, not an integral over cells.
 
-Axis letters used below: ``N`` unknowns, ``S`` entries of a row (``2 dim + 1``).
+Axis letters used below: `N` unknowns, `S` entries of a row (`2 dim + 1`).
 
 References:
     Patankar, Numerical Heat Transfer and Fluid Flow, 1980, section 4.2-3 (harmonic face means).
@@ -34,12 +34,12 @@ Forcing = float | complex | NDArray[Any] | Tensor
 
 @dataclass(frozen=True)
 class System:
-    """A sparse linear system ``A x = b`` whose unknowns are a field on a grid, flattened in C order.
+    """A sparse linear system `A x = b` whose unknowns are a field on a grid, flattened in C order.
 
     Args:
-        A: Matrix ``(N, N)`` with sorted column indices.
-        b: Right-hand side ``(N,)``.
-        grid: Grid of the unknowns, ``N = prod(grid.shape)``.
+        A: Matrix `(N, N)` with sorted column indices.
+        b: Right-hand side `(N,)`.
+        grid: Grid of the unknowns, `N = prod(grid.shape)`.
     """
 
     A: csr_array
@@ -49,10 +49,10 @@ class System:
 
 @dataclass(frozen=True)
 class Stencil:
-    """A symmetric nearest-neighbour operator: ``(A u)_i = diagonal_i u_i - sum_j coupling_ij u_j``.
+    """A symmetric nearest-neighbour operator: `(A u)_i = diagonal_i u_i - sum_j coupling_ij u_j`.
 
     Args:
-        diagonal: Field ``(*batch, *grid)``.
+        diagonal: Field `(*batch, *grid)`.
         couplings: For each axis the coupling across the faces between neighbours, one shorter along that
             axis.
     """
@@ -61,7 +61,7 @@ class Stencil:
     couplings: tuple[NDArray[Any], ...]
 
     def apply(self, u: NDArray[Any]) -> NDArray[Any]:
-        """Return ``A u`` for fields ``(*batch, *grid)`` without forming the matrix."""
+        """Return `A u` for fields `(*batch, *grid)` without forming the matrix."""
         product: NDArray[Any] = self.diagonal * u
         for axis, coupling in enumerate(self.couplings):
             before, after = _neighbours(axis, len(self.couplings))
@@ -91,24 +91,24 @@ def poisson(
     *,
     forcing: Forcing = 1.0,
 ) -> System:
-    """Assemble ``-Lap u = f`` with ``u = 0`` on the boundary, by central differences on interior points.
+    """Assemble `-Lap u = f` with `u = 0` on the boundary, by central differences on interior points.
 
-    The eigenvalues are the sums over axes of ``4 / h^2 sin^2(pi i h / (2 L))``; times ``h^2`` the matrix is
+    The eigenvalues are the sums over axes of `4 / h^2 sin^2(pi i h / (2 L))`; times `h^2` the matrix is
     that of `pyamg.gallery.poisson`.
 
     Args:
-        shape: Interior points along each axis; a single integer ``n`` means ``(n, n)``.
+        shape: Interior points along each axis; a single integer `n` means `(n, n)`.
         length: Length of the box along each axis, or of every axis.
-        forcing: ``f``, a number or a field of that shape.
+        forcing: `f`, a number or a field of that shape.
 
     Returns:
-        The system; its grid has layout ``"interior"``.
+        The system; its grid has layout `"interior"`.
 
     Raises:
         ValueError: Where an axis has fewer than two points, there are more than three axes, or the forcing
             has another shape or is not finite.
 
-    Example:
+    Examples:
         >>> system = poisson((2, 2), 3.0)
         >>> system.A.toarray()[0].tolist()
         [4.0, -1.0, -1.0, 0.0]
@@ -125,26 +125,26 @@ def darcy(
     *,
     forcing: Forcing = 1.0,
 ) -> System:
-    """Assemble ``-div(a grad u) = f`` with ``u = 0`` on the boundary, by cell-centred finite volumes.
+    """Assemble `-div(a grad u) = f` with `u = 0` on the boundary, by cell-centred finite volumes.
 
     The flux between cells i and j sees two half cells in series, so the face carries the harmonic mean
-    ``2 a_i a_j / (a_i + a_j)``; on the boundary half a cell is left, ``2 a_i``. The matrix is a symmetric
-    positive definite M-matrix, and in one dimension with piecewise constant ``a`` the flux is exact.
+    `2 a_i a_j / (a_i + a_j)`; on the boundary half a cell is left, `2 a_i`. The matrix is a symmetric
+    positive definite M-matrix, and in one dimension with piecewise constant `a` the flux is exact.
 
     Args:
-        a: Positive coefficient ``(n,)``, ``(h, w)`` or ``(d, h, w)`` at cell centres; computed in float64.
+        a: Positive coefficient `(n,)`, `(h, w)` or `(d, h, w)` at cell centres; computed in float64.
         length: Length of the box along each axis, or of every axis.
-        forcing: ``f``, a number or a field of the coefficient's shape.
+        forcing: `f`, a number or a field of the coefficient's shape.
 
     Returns:
-        The system; its grid has layout ``"cells"``.
+        The system; its grid has layout `"cells"`.
 
     Raises:
         TypeError: Where the coefficient is complex.
         ValueError: Where the coefficient is not positive or not finite, an axis has fewer than two cells,
             there are more than three axes, or the forcing has another shape or is not finite.
 
-    Example:
+    Examples:
         >>> system = darcy(np.array([1.0, 3.0]), 2.0)
         >>> system.A.toarray().tolist()
         [[3.5, -1.5], [-1.5, 7.5]]
@@ -156,14 +156,14 @@ def darcy(
 
 
 def darcy_stencil(a: NDArray[np.float64], spacing: Sequence[float]) -> Stencil:
-    """Return the finite-volume stencil of ``-div(a grad u)`` for fields ``(*batch, *grid)``; see `darcy`.
+    """Return the finite-volume stencil of `-div(a grad u)` for fields `(*batch, *grid)`; see `darcy`.
 
     Args:
-        a: Positive coefficients ``(*batch, *grid)``.
-        spacing: Cell size along each of the last ``len(spacing)`` axes.
+        a: Positive coefficients `(*batch, *grid)`.
+        spacing: Cell size along each of the last `len(spacing)` axes.
 
     Returns:
-        The stencil, with the batch axes of ``a``.
+        The stencil, with the batch axes of `a`.
     """
     dim = len(spacing)
     diagonal = np.zeros_like(a)
@@ -188,38 +188,38 @@ def helmholtz(
     forcing: Forcing = 1.0,
     boundary: Literal["dirichlet", "absorbing"] = "dirichlet",
 ) -> System:
-    """Assemble ``-Lap u - k^2 u = f`` by central differences.
+    """Assemble `-Lap u - k^2 u = f` by central differences.
 
-    ``boundary="dirichlet"`` sets ``u = 0`` and keeps interior points; the matrix is real and, for ``k`` above
-    the first eigenvalue, indefinite. ``boundary="absorbing"`` keeps all nodes and sets the first-order
-    condition ``du/dn + i k u = 0``, which waves ``exp(-i k r)`` (time dependence ``exp(+i omega t)``) leave
-    without reflection at normal incidence; at angle ``t`` a plane wave is reflected with amplitude ``(1 - cos
-    t) / (1 + cos t)``.
+    `boundary="dirichlet"` sets `u = 0` and keeps interior points; the matrix is real and, for `k` above
+    the first eigenvalue, indefinite. `boundary="absorbing"` keeps all nodes and sets the first-order
+    condition `du/dn + i k u = 0`, which waves `exp(-i k r)` (time dependence `exp(+i omega t)`) leave
+    without reflection at normal incidence; at angle `t` a plane wave is reflected with amplitude `(1 - cos
+    t) / (1 + cos t)`.
 
     The absorbing rows follow from the balance over the half cell (quarter at a corner) of a boundary node,
-    divided by the volume of a whole cell: the flux through the boundary is ``i k u`` times the face.
+    divided by the volume of a whole cell: the flux through the boundary is `i k u` times the face.
     Equivalently, a ghost node one step outside is eliminated through the centred condition, so the scheme
     keeps second order; and with the weights 1/2 and 1/4 of those rows, in the right-hand side too, the matrix
     is complex symmetric.
 
     Args:
         k: Positive wavenumber in radians per unit length, a number or a field on the grid.
-        shape: Points along each axis, needed where ``k`` is a number; a single integer ``n`` means ``(n,
-            n)``.
+        shape: Points along each axis, needed where `k` is a number; a single integer `n` means `(n,
+            n)`.
         length: Length of the box along each axis, or of every axis.
-        forcing: ``f``, a number or a field on the grid.
-        boundary: ``"dirichlet"`` (grid layout ``"interior"``) or ``"absorbing"`` (layout ``"nodes"``).
+        forcing: `f`, a number or a field on the grid.
+        boundary: `"dirichlet"` (grid layout `"interior"`) or `"absorbing"` (layout `"nodes"`).
 
     Returns:
-        The system; ``A`` is complex128 where the boundary absorbs, else float64.
+        The system; `A` is complex128 where the boundary absorbs, else float64.
 
     Raises:
-        TypeError: Where ``k`` is complex.
-        ValueError: Where ``k`` is not positive or not finite, the boundary is unknown, the shape is missing
-            or is not that of ``k``, an axis has fewer than two points, or the forcing has another shape or is
+        TypeError: Where `k` is complex.
+        ValueError: Where `k` is not positive or not finite, the boundary is unknown, the shape is missing
+            or is not that of `k`, an axis has fewer than two points, or the forcing has another shape or is
             not finite.
 
-    Example:
+    Examples:
         >>> system = helmholtz(2.0, (3,), 2.0, boundary="absorbing")
         >>> system.A.toarray()[0].tolist()
         [(-1+2j), (-1+0j), 0j]
@@ -280,7 +280,7 @@ Index = tuple[Any, ...]
 
 
 def _absorbing_stencil(k: NDArray[np.float64], spacing: Sequence[float]) -> Stencil:
-    """Balance ``-Lap u - k^2 u`` over whole, half and quarter cells, with flux ``i k u`` outwards."""
+    """Balance `-Lap u - k^2 u` over whole, half and quarter cells, with flux `i k u` outwards."""
     weights = node_weights(k.shape)
     diagonal = (-(k**2) * weights).astype(np.complex128)
     couplings = []
@@ -322,13 +322,13 @@ def _source(forcing: Forcing, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _neighbours(axis: int, dim: int) -> tuple[Index, Index]:
-    """Index the two sides of the faces across an axis, counted among the last ``dim`` axes."""
+    """Index the two sides of the faces across an axis, counted among the last `dim` axes."""
     rest = (slice(None),) * (dim - axis - 1)
     return (..., slice(None, -1), *rest), (..., slice(1, None), *rest)
 
 
 def _ends(axis: int, dim: int) -> tuple[Index, Index]:
-    """Index the first and the last layer along an axis, counted among the last ``dim`` axes."""
+    """Index the first and the last layer along an axis, counted among the last `dim` axes."""
     rest = (slice(None),) * (dim - axis - 1)
     return (..., 0, *rest), (..., -1, *rest)
 
@@ -340,7 +340,7 @@ def _faces(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=32)
 def _pattern(shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.int32], NDArray[np.int32]]:
-    """Return which of the ``S`` candidates of a row exist, the column of each, and where rows start.
+    """Return which of the `S` candidates of a row exist, the column of each, and where rows start.
 
     Candidates are ordered by column: back along axis 0, ..., back along the last axis, the unknown itself, on
     along the last axis, ..., on along axis 0.
