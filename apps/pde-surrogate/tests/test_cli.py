@@ -51,7 +51,7 @@ def test_help_imports_no_pytorch(verb: list[str]) -> None:
         "from lemmata.apps.kit.cli import main\n"
         "from lemmata.apps.pde_surrogate.__main__ import APP\n"
         f"main(APP, {[*verb, '--help']})\n"
-        "sys.exit(str({'torch', 'zarr', 'dask'} & set(sys.modules) or ''))"
+        "sys.exit(len({'torch', 'zarr', 'dask'} & set(sys.modules)))"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout.startswith("usage: ")
@@ -74,7 +74,7 @@ def test_fit_evaluate_plot_and_predict(
     assert run(APP, ["evaluate", str(out), "--res=[12]", "--n=2"]) == 0
     assert run(APP, ["plot", str(out)]) == 0
     assert (out / "evaluation" / "plots" / "training.svg").is_file()
-    np.save(tmp_path / "own.npy", np.full((2, 12, 12), 3.0))
+    np.save(tmp_path / "own.npy", np.where(np.indices((2, 12, 12))[1] < 6, 3.0, 12.0))
     assert run(APP, ["predict", str(out), str(tmp_path / "own.npy"), "--layout=nxy"]) == 0
     assert (tmp_path / "own-prediction.zarr").is_dir()
     validate = ["validate", f"--ckpt_path={out / 'checkpoints' / 'last.ckpt'}", f"--data.val={darcy}"]

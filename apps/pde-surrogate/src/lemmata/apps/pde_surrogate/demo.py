@@ -88,7 +88,6 @@ def demo(
         size=size.size,
         overrides=size.overrides,
         epochs=size.epochs,
-        learning_rate=6e-3,
         seed=seed,
         trainer={"accelerator": "cpu", "devices": 1},
     )

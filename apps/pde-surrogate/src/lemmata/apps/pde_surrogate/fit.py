@@ -18,7 +18,7 @@ def fit(
     sobolev_order: float = 1.0,
     epochs: int = 50,
     batch_size: int = 20,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 6e-3,
     weight_decay: float = 1e-4,
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle",
     seed: int = 0,

@@ -69,7 +69,7 @@ class SurrogateModule(LightningModule):
         overrides: dict[str, Any] | None = None,
         loss: Literal["l2", "h1", "sobolev"] = "l2",
         sobolev_order: float = 1.0,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 6e-3,
         weight_decay: float = 1e-4,
         schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle",
         warmup: float = 0.2,
