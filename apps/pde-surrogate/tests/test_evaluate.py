@@ -15,7 +15,7 @@ from lemmata.apps.pde_surrogate.equations import make_equation
 from lemmata.apps.pde_surrogate.ladder import Point, finite_errors, front, ladder, measure, speed_up
 from lemmata.apps.pde_surrogate.metrics import field_errors, spectrum
 from lemmata.apps.pde_surrogate.module import SurrogateModule
-from lemmata.apps.pde_surrogate.scoring import test_set as make_test_set
+from lemmata.apps.pde_surrogate.scoring import held_out
 from lemmata.apps.pde_surrogate.store import write_store
 from lemmata.operators.data import FieldDataset
 from lemmata.operators.grids import Grid
@@ -83,7 +83,7 @@ class TestLadder:
     )
     def test_rungs_go_from_accurate_to_rough(self, name: str, res: int) -> None:
         equation = make_equation(name)
-        data = make_test_set(equation, res, 3, 0, 4)
+        data = held_out(equation, res, 3, 0, 4)
         errors = {
             rung.resolution: finite_errors(rung, data.inputs, data.targets)
             for rung in reversed(ladder(equation, data.grid.shape))
@@ -177,14 +177,14 @@ class TestEvaluate:
 
         out = evaluate(checkpoint, out=tmp_path / "e", res=[8], n=4, seed=3, solver=False)
         [row] = json.loads((out / "results.json").read_text())["errors"]
-        data = make_test_set(make_equation("darcy"), 8, 4, 3, 4)
+        data = held_out(make_equation("darcy"), 8, 4, 3, 4)
         prediction = Surrogate.load(checkpoint)(data.inputs)
         expected = (prediction - data.targets).flatten(1).norm(dim=1) / data.targets.flatten(1).norm(dim=1)
         assert row["l2"] == pytest.approx(expected.mean().item(), rel=1e-6)
         assert row["l2_worst"] == pytest.approx(expected.max().item(), rel=1e-6)
 
     def test_the_test_fields_are_one_function_at_every_resolution(self) -> None:
-        coarse, fine = (make_test_set(make_equation("poisson"), res, 2, 0, 2) for res in (7, 15))
+        coarse, fine = (held_out(make_equation("poisson"), res, 2, 0, 2) for res in (7, 15))
         picked = fine.targets[..., 1::2, 1::2]
         assert (picked - coarse.targets).norm() / coarse.targets.norm() < 0.1
 

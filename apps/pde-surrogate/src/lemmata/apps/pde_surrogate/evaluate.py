@@ -129,11 +129,11 @@ def _test_sets(
     fine_factor: int,
 ) -> "list[FieldDataset]":
     """Return new test fields at each resolution."""
-    from lemmata.apps.pde_surrogate.scoring import test_set
+    from lemmata.apps.pde_surrogate.scoring import held_out
 
     finest = surrogate.description.grids[-1].shape[0]
     wanted = [finest // 2, finest, 2 * finest] if res is None else res
-    return [test_set(equation, resolution, n, seed, fine_factor) for resolution in wanted]
+    return [held_out(equation, resolution, n, seed, fine_factor) for resolution in wanted]
 
 
 def _file_sets(data: Path) -> "list[FieldDataset]":

@@ -14,7 +14,7 @@ from lemmata.apps.pde_surrogate.surrogate import Surrogate
 from lemmata.operators.data import FieldDataset
 from lemmata.operators.pde import Equation
 
-__all__ = ["Score", "label_seconds", "race", "score", "test_set"]
+__all__ = ["Score", "held_out", "label_seconds", "race", "score"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Score:
         return {"median": int(order[(len(order) - 1) // 2]), "worst": int(order[-1])}
 
 
-def test_set(equation: Equation, resolution: int, n: int, seed: int, fine_factor: int) -> FieldDataset:
+def held_out(equation: Equation, resolution: int, n: int, seed: int, fine_factor: int) -> FieldDataset:
     """Return test fields with solutions of the reference solver on a finer grid, in float64.
 
     Sample ``i`` of a seed is the same function at every resolution, and one of split ``"test"`` of

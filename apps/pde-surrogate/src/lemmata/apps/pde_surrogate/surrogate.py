@@ -46,9 +46,13 @@ class Surrogate:
         module: A trained module.
 
     Example:
-        >>> surrogate = Surrogate.load("runs/darcy/last.ckpt")  # doctest: +SKIP
-        >>> surrogate(np.full((1, 1, 64, 64), 3.0)).shape  # doctest: +SKIP
-        (1, 1, 64, 64)
+        >>> from lemmata.operators.data import FieldDataset
+        >>> from lemmata.operators.grids import Grid
+        >>> fields = torch.rand(4, 1, 16, generator=torch.Generator().manual_seed(0))
+        >>> module = SurrogateModule(size="S", overrides={"width": 4, "modes": 4, "depth": 1})
+        >>> module.learn([FieldDataset(fields, 2.0 * fields, Grid((16,), (1.0,), "periodic"))])
+        >>> Surrogate(module)(fields[0, 0].numpy()).shape  # untrained; usually Surrogate.load("runs/darcy")
+        (16,)
     """
 
     def __init__(self, module: SurrogateModule) -> None:
