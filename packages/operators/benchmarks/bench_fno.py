@@ -68,7 +68,8 @@ def model(side: str) -> nn.Module:
     """Build one side's model."""
     torch.manual_seed(0)
     if side == "lemmata":
-        return FNO(1, 1, WIDTH, MODES, DEPTH, lift_width=2 * WIDTH, head_width=2 * WIDTH)
+        hidden = 2 * WIDTH
+        return FNO(1, 1, WIDTH, MODES, DEPTH, lift_width=hidden, head_width=hidden, coordinates="nodes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its imports', which are not what is measured
         from neuralop.models import FNO as PeerFNO

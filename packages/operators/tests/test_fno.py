@@ -85,28 +85,27 @@ def test_coordinates_break_the_translation_symmetry():
     assert (model(x.roll(1, 2)) - model(x).roll(1, 2)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("layout", "padding", "expected"),
-    [
-        (True, 0.0, [0.0, 0.25, 0.5, 0.75]),
-        (True, 0.25, [0.0, 1 / 3, 2 / 3, 1.0]),
-        ("cells", 0.0, [0.125, 0.375, 0.625, 0.875]),
-        ("interior", 0.0, [0.2, 0.4, 0.6, 0.8]),
-    ],
-)
-def test_coordinates_are_those_of_the_layout(layout, padding, expected):
-    model = small(coordinates=layout, domain_padding=padding)
+def positions(model, grid):
+    """Return what a model appends to a field."""
     seen = []
     model.lift.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    model(field(2, 2, 4, 5))
-    along_first, along_second = seen[0][:, 2], seen[0][:, 3]
-    name = layout if isinstance(layout, str) else "nodes" if padding else "periodic"
-    torch.testing.assert_close(
-        seen[0][0, 2:], Grid((4, 5), (1.0, 1.0), name).coordinates(dtype=torch.float64)
-    )
-    column = torch.tensor(expected, dtype=torch.float64)[:, None].expand(2, 4, 5)
-    torch.testing.assert_close(along_first, column)
-    torch.testing.assert_close(along_second[:, 0], along_second[:, 3])
+    model(field(2, 2, *grid))
+    assert torch.equal(seen[0][0, 2:], seen[0][1, 2:])
+    return seen[0][0, 2:]
+
+
+@pytest.mark.parametrize("layout", ["nodes", "interior", "cells"])
+def test_coordinates_are_those_of_the_layout(layout):
+    expected = Grid((4, 5), (1.0, 1.0), layout).coordinates(dtype=torch.float64)
+    torch.testing.assert_close(positions(small(coordinates=layout), (4, 5)), expected)
+
+
+def test_default_coordinates_follow_the_boundary():
+    """A periodic box is a circle along each axis; a padded one has two ends."""
+    x, y = Grid((4, 5), (1.0, 1.0), "periodic").coordinates(dtype=torch.float64) * 2 * torch.pi
+    torch.testing.assert_close(positions(small(), (4, 5)), torch.stack([x.cos(), x.sin(), y.cos(), y.sin()]))
+    nodes = Grid((4, 5), (1.0, 1.0), "nodes").coordinates(dtype=torch.float64)
+    torch.testing.assert_close(positions(small(domain_padding=0.25), (4, 5)), nodes)
 
 
 def smooth(n):
@@ -124,6 +123,13 @@ def test_is_one_operator_on_every_grid():
     assert errors[1] < 1e-6
     two_at_once = model(smooth(32), output_shape=(64, 64))
     torch.testing.assert_close(two_at_once, reference[..., ::2, ::2], rtol=0, atol=1e-5)
+
+
+def test_periodic_coordinates_keep_it_one_operator():
+    """What is appended on a periodic box is as smooth as the field, across the seam too."""
+    model = small(depth=3)
+    coarse, fine = model(smooth(32)), model(smooth(64))
+    torch.testing.assert_close(fine[..., ::2, ::2], coarse, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS)
@@ -305,5 +311,7 @@ def test_bad_fields():
         model(field(1, 2, 8))
     with pytest.raises(TypeError, match=r"torch\.bool"):
         model(torch.zeros(1, 2, 8, 8, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"torch\.float32, but the weights are torch\.float64"):
+        model(field(1, 2, 8, 8, dtype=torch.float32))
     with pytest.raises(ValueError, match=r"`output_shape` \(=\(8,\)\) must hold 2 positive integers"):
         model(field(1, 2, 8, 8), (8,))

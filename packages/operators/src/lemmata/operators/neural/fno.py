@@ -51,15 +51,16 @@ class FNO(nn.Module):
         in_channels: Channels of the input field.
         out_channels: Channels of the output field.
         width: Channels between the blocks.
-        modes: Modes kept along each axis, whose count is the dimension (see
-            [`SpectralConv`][lemmata.operators.neural.SpectralConv]).
+        modes: Modes kept along each axis, whose count is the dimension (see `SpectralConv`).
         depth: Number of blocks.
         lift_width: Hidden channels of the pointwise network before the blocks; ``2 * width`` where ``None``.
         head_width: Hidden channels of the one after them; ``2 * width`` where ``None``.
-        coordinates: Append the coordinates on the unit box as channels. ``True`` takes the layout
-            ``"periodic"`` without and ``"nodes"`` with ``domain_padding``; a layout's name (see
-            [`Grid`][lemmata.operators.Grid]) takes that one. Without them the model commutes with
-            translations of the grid.
+        coordinates: Append the position on the unit box as channels. The name of a layout (see `Grid`) says
+            where the points are. ``"periodic"`` appends cosine and sine of ``2 pi x`` along each axis: ``x``
+            itself jumps where the box closes, and a jump has Fourier coefficients that differ between grids
+            by O(1/N), which a model trained on one of them cannot know. The other layouts append ``x``.
+            ``True`` stands for ``"periodic"`` without and ``"nodes"`` with ``domain_padding``. With ``False``
+            the model commutes with translations of the grid.
         domain_padding: Fraction of the domain, for all axes or one for each, by which it is extended with
             zeros before and cut after the blocks, for fields that are not periodic. A fraction and not a
             number of points, so that it is the same length on every grid, up to rounding to whole points.
@@ -118,7 +119,7 @@ class FNO(nn.Module):
         build = SpectralBlock if block is None else block
         self.blocks = nn.ModuleList(build(width, self.modes, **options) for _ in range(depth))
         _end_linearly(self.blocks[-1])
-        lifted = in_channels + (0 if self.layout is None else self.dim)
+        lifted = in_channels + _position_channels(self.layout) * self.dim
         self.lift = _pointwise_network(lifted, lift_width, width, options)
         self.head = _pointwise_network(width, head_width, out_channels, options)
 
@@ -293,7 +294,12 @@ class Pointwise(nn.Module):
 
         Returns:
             Field of ``out_channels`` channels.
+
+        Raises:
+            TypeError: Where the field is not of the weights' precision, outside autocast.
         """
+        if v.dtype != self.weight.dtype and not torch.is_autocast_enabled(v.device.type):
+            raise TypeError(f"`v` is {v.dtype}, but the weights are {self.weight.dtype}: convert one of them")
         batch, channels, *grid = v.shape
         columns = v.reshape(batch, channels, math.prod(grid))
         weight = self.weight.expand(batch, -1, -1)
@@ -347,15 +353,21 @@ def _end_linearly(block: nn.Module) -> None:
 def _append_coordinates(
     x: Float[Tensor, "batch channel *grid"], layout: Layout
 ) -> Float[Tensor, "batch more *grid"]:
-    """Append the coordinates on the unit box, one channel an axis; vectors until they are copied once."""
+    """Append the position on the unit box, axis by axis; vectors until they are copied once."""
     batch, _, *shape = x.shape
     first, intervals = _COORDINATES[layout]
     channels = []
     for axis, n in enumerate(shape):
         points = (torch.arange(n, dtype=torch.float64, device=x.device) + first) / max(n + intervals, 1)
+        angle = 2 * math.pi * points
+        features = [angle.cos(), angle.sin()] if layout == "periodic" else [points]
         trailing = [1] * (len(shape) - 1 - axis)
-        channels.append(points.to(x.dtype).view(n, *trailing).expand(batch, 1, *shape))
+        channels += [f.to(x.dtype).view(n, *trailing).expand(batch, 1, *shape) for f in features]
     return torch.cat([x, *channels], 1)
+
+
+def _position_channels(layout: Layout | None) -> int:
+    return 0 if layout is None else 2 if layout == "periodic" else 1
 
 
 def _crop(

@@ -75,7 +75,7 @@ def synthesise(
     undefined what becomes of coefficients that break this symmetry; here the result is the same everywhere.
 
     Args:
-        coefficients: Real and imaginary parts, in the order of [`analyse`][lemmata.operators.neural.fourier].
+        coefficients: Real and imaginary parts, in the order of `analyse`.
         shape: Number of points along each axis, at least twice its highest frequency.
 
     Returns:

@@ -41,7 +41,7 @@ class SpectralConv(nn.Module):
     A coefficient array that is not that of a real field is projected onto the nearest one that is.
 
     Equals `rfftn` (``norm="forward"``), a product with the weights at the kept frequencies and `irfftn`, but
-    computes no other frequency (see [`fourier`][lemmata.operators.neural.fourier]) and no complex number:
+    computes no other frequency (see `lemmata.operators.neural.fourier`) and no complex number:
     weights are real, with real and imaginary part on the trailing axis, so that optimisers, ``.double()``,
     distributed training and ``torch.compile`` treat them as any other parameter.
 
