@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 
 from lemmata.apps.pde_surrogate import fit
 from lemmata.apps.pde_surrogate.description import DataDescription
@@ -121,17 +123,60 @@ def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
         fit(tmp_path / "other.zarr", out=run, resume="last", overrides=TINY, epochs=2, trainer=ON_CPU)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole = train(tmp_path / "whole", fields(), epochs=3, checkpoint_every=1)
-    parts = train(
-        tmp_path / "parts", fields(), epochs=3, trainer={**ON_CPU, "max_epochs": 3, "max_steps": -1}
+class Stop(Callback):
+    """Ends a run as a kill does, within an epoch."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("step", [3, 4, 7])
+def test_a_run_resumed_within_an_epoch_equals_an_uninterrupted_one(
+    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 7, "checkpoint_every": 1, "val": 0.25}
+    whole, parts = (tmp_path / name for name in ("whole", "parts"))
+    for folder in (whole, parts):
+        folder.mkdir()
+    train(whole, fields(), **settings)
+    with monkeypatch.context() as context:
+        initialise = Trainer.__init__
+
+        def with_stop(self: Trainer, *, callbacks: list[Callback], **arguments: Any) -> None:
+            initialise(self, callbacks=[*callbacks, Stop(step)], **arguments)
+
+        context.setattr(Trainer, "__init__", with_stop)
+        with pytest.raises(InterruptedError):
+            train(parts, fields(), **settings)
+    fit(
+        parts / "train.zarr",
+        out=parts / "run",
+        overrides=TINY,
+        trainer=ON_CPU,
+        resume="last",
+        **settings,
     )
-    last = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
-    again = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=True)
-    for name, value in last["state_dict"].items():
-        assert torch.equal(value, again["state_dict"][name]), name
+    one, other = (
+        torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+        for folder in (whole, parts)
+    )
+    assert one["global_step"] == other["global_step"] == 9
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name]), name
+    assert (whole / "run" / "metrics.csv").read_text() == (parts / "run" / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(("limit", "accumulate", "steps"), [(1.0, 1, 6), (0.5, 1, 2), (2, 1, 4), (1.0, 2, 4)])
+def test_the_schedule_spans_the_run(tmp_path: Path, limit: float, accumulate: int, steps: int) -> None:
+    options = {"limit_train_batches": limit, "accumulate_grad_batches": accumulate}
+    run = train(tmp_path, fields(), val=None, trainer={**ON_CPU, **options})
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == steps
+    assert checkpoint["lr_schedulers"][0]["total_steps"] == steps
 
 
 @pytest.mark.parametrize(

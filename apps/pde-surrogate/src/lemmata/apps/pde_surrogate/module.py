@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -35,6 +35,10 @@ class TrainingData(Protocol):
 
     def training_sets(self) -> list[FieldDataset]:
         """Return the training set, one data set a resolution."""
+        ...
+
+    def train_dataloader(self) -> Any:
+        """Return training batches, whose number is known."""
         ...
 
 
@@ -174,10 +178,8 @@ class SurrogateModule(LightningModule):
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=rate, weight_decay=self.hparams["weight_decay"], fused=True
         )
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError("training needs `max_epochs` or `max_steps`: the schedule spans the whole run")
-        scheduler = _SCHEDULES[self.hparams["schedule"]](optimizer, rate, int(steps), self.hparams["warmup"])
+        steps = _planned_steps(self.trainer)
+        scheduler = _SCHEDULES[self.hparams["schedule"]](optimizer, rate, steps, self.hparams["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -238,6 +240,23 @@ class SurrogateModule(LightningModule):
         if self.description is None:
             raise RuntimeError("the module is not built; train it, or load a checkpoint")
         return self.description
+
+
+def _planned_steps(trainer: Trainer) -> int:
+    """Return the optimiser's steps of the whole run.
+
+    Equals ``trainer.estimated_stepping_batches``, which would set up the trainer's loaders before a
+    checkpoint's loops are restored: a run resumed within an epoch would start that epoch's batches anew.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by the trainer's data connector
+    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    epochs, most = trainer.max_epochs, trainer.max_steps
+    steps = -(-batches // trainer.accumulate_grad_batches) * (math.inf if epochs in {-1, None} else epochs)
+    planned = steps if most == -1 else min(steps, most)
+    if not math.isfinite(planned):
+        raise ValueError("training needs `max_epochs` or `max_steps`: the schedule spans the whole run")
+    return int(planned)
 
 
 def _l2(prediction: Tensor, target: Tensor, grid: Grid, _: float) -> Tensor:
