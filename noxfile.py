@@ -38,8 +38,8 @@ def by_id(name: str, values: list[str]):
     return nox.parametrize(name, [nox.param(value, id=value) for value in values])
 
 
-def sync(session: nox.Session, *arguments: str) -> None:
-    """Install exactly what the lock says into the session's environment."""
+def sync(session: nox.Session, *arguments: str, compiled: bool = False) -> None:
+    """Install exactly what the lock says into the session's environment; compiled where programs start."""
     session.run_install(
         "uv",
         "sync",
@@ -47,14 +47,23 @@ def sync(session: nox.Session, *arguments: str) -> None:
         "--no-default-groups",
         f"--python={session.virtualenv.location}",
         *arguments,
-        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+        env={
+            "UV_PROJECT_ENVIRONMENT": session.virtualenv.location,
+            "UV_COMPILE_BYTECODE": str(int(compiled)),
+        },
         external=True,
     )
 
 
-def sync_member(session: nox.Session, member: str, *groups: str) -> None:
+def sync_member(session: nox.Session, member: str, *groups: str, compiled: bool = False) -> None:
     """Install one member, its own dependencies and the groups named; nothing of another member's."""
-    sync(session, "--package", f"lemmata-{member}", *(f"--group={group}" for group in groups))
+    sync(
+        session,
+        "--package",
+        f"lemmata-{member}",
+        *(f"--group={group}" for group in groups),
+        compiled=compiled,
+    )
 
 
 def pytest(session: nox.Session, *arguments: str, parallel: bool = True) -> None:
@@ -115,15 +124,15 @@ def tests(session: nox.Session, package: str) -> None:
 @by_id("app", members("apps", "tests"))
 def apps(session: nox.Session, app: str) -> None:
     """Test one app where only its own dependencies are installed."""
-    sync_member(session, app, "test")
+    sync_member(session, app, "test", compiled=True)
     pytest(session, "-m", "not slow", f"apps/{app}/tests")
 
 
 @nox.session(default=True)
 def integration(session: nox.Session) -> None:
     """Test what crosses a border: wheels alone, README commands, kill and resume, several processes."""
-    sync(session, "--all-packages", "--group=test")
-    pytest(session, "tests-integration", parallel=False)
+    sync(session, "--all-packages", "--group=test", compiled=True)
+    pytest(session, "tests-integration")
 
 
 @nox.session(default=False)
