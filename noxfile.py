@@ -66,12 +66,13 @@ def sync_member(session: nox.Session, member: str, *groups: str, compiled: bool 
     )
 
 
-def pytest(session: nox.Session, *arguments: str, parallel: bool = True) -> None:
-    """Run pytest, on every core unless the order or the clock matters."""
+def pytest(session: nox.Session, *arguments: str, parallel: bool = True, checked: bool = True) -> None:
+    """Run pytest: on every core and with shapes checked, unless the order or the clock matters."""
     workers = ["--numprocesses=auto"] if parallel else ["-p", "no:xdist"]
-    session.run(
-        "pytest", *workers, *arguments, *session.posargs, env={"OMP_NUM_THREADS": "1"} if parallel else None
-    )
+    environment = {} if checked else {"JAXTYPING_DISABLE": "1"}
+    if parallel:
+        environment["OMP_NUM_THREADS"] = "1"
+    session.run("pytest", *workers, *arguments, *session.posargs, env=environment)
 
 
 @nox.session(default=True)
@@ -151,7 +152,7 @@ def claims(session: nox.Session, package: str) -> None:
     sync_member(session, package, "test", "benchmarks")
     names = ("-o", "python_files=claim_*.py", "-o", "python_functions=claim_*")
     try:
-        pytest(session, *names, f"packages/{package}/claims", parallel=False)
+        pytest(session, *names, f"packages/{package}/claims", parallel=False, checked=False)
     finally:
         session.run("python", "docs/render.py")
 
@@ -162,7 +163,9 @@ def benchmarks(session: nox.Session, package: str) -> None:
     """Measure one package beside its peers and write docs/benchmarks.md."""
     sync_member(session, package, "test", "benchmarks")
     names = ("-o", "python_files=bench_*.py", "-o", "python_functions=bench_*")
-    pytest(session, *names, "--benchmark-only", f"packages/{package}/benchmarks", parallel=False)
+    pytest(
+        session, *names, "--benchmark-only", f"packages/{package}/benchmarks", parallel=False, checked=False
+    )
     session.run("python", "docs/render.py")
 
 

@@ -1,4 +1,4 @@
-"""The command line ``pde-surrogate``."""
+"""The command line `pde-surrogate`."""
 
 import sys
 

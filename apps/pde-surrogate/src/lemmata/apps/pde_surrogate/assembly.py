@@ -49,7 +49,7 @@ def begin(recipe: Recipe, request: Mapping[str, Any]) -> None:
 
     Args:
         recipe: The recipe; its folder does not exist yet.
-        request: What :func:`resolve` returned.
+        request: What `resolve` returned.
     """
     equation = equation_class(recipe.target)(**recipe.parameters)
     create_root(recipe.store, {"request": dict(request)})
@@ -83,7 +83,7 @@ def seal(recipe: Recipe, request: Mapping[str, Any]) -> float:
 
     Args:
         recipe: The recipe.
-        request: What :func:`resolve` returned.
+        request: What `resolve` returned.
 
     Returns:
         The largest mean label error of a resolution.

@@ -77,7 +77,7 @@ def marker_content(recipe: Recipe, task: Task) -> dict[str, Any] | None:
         task: One of its tasks.
 
     Returns:
-        Hashes by resolution, or the outcome of the check; ``None`` where there is no readable marker.
+        Hashes by resolution, or the outcome of the check; `None` where there is no readable marker.
     """
     try:
         content = json.loads(task.marker(recipe).read_bytes())
@@ -95,9 +95,9 @@ def sample_generator(seed: int, split: str, sample: int) -> torch.Generator:
         sample: Number of the sample.
 
     Returns:
-        A generator seeded by ``SeedSequence(seed, spawn_key=(split, sample))``.
+        A generator seeded by `SeedSequence(seed, spawn_key=(split, sample))`.
 
-    Example:
+    Examples:
         >>> sample_generator(0, "train", 3).initial_seed() == sample_generator(0, "test", 3).initial_seed()
         False
     """

@@ -1,6 +1,6 @@
 """Run functions where the solvers run: in this process, or on a Dask cluster with a bounded number in flight.
 
-Functions are named by ``"module:function"``, so that a process that hands out work imports none of it.
+Functions are named by `"module:function"`, so that a process that hands out work imports none of it.
 """
 
 import importlib
@@ -28,7 +28,7 @@ class Workers(Protocol):
         """Call a function once and return its result.
 
         Args:
-            target: ``"module:function"``.
+            target: `"module:function"`.
             arguments: Its arguments.
 
         Returns:
@@ -39,7 +39,7 @@ class Workers(Protocol):
         """Call a function on every item; it returns nothing, so that nothing gathers here.
 
         Args:
-            target: ``"module:function"``.
+            target: `"module:function"`.
             common: Its first argument.
             items: Its second argument, one a call.
             finished: Called after each.
@@ -53,7 +53,7 @@ def open_workers(
     """Open what functions run on.
 
     Args:
-        workers: Processes of a local cluster, one thread each; where ``None`` one a core, or none for one or
+        workers: Processes of a local cluster, one thread each; where `None` one a core, or none for one or
             two tasks; 0 stays in this process.
         scheduler: Address of a running scheduler, in place of a local cluster.
         tasks: How many tasks there will be.

@@ -22,7 +22,7 @@ class FieldDataModule(LightningDataModule):
     """Pairs of input and target fields for training, validation and tests.
 
     Several training sets, or a data set that holds several resolutions, give batches of one resolution each,
-    in mixed order. The order of samples is a function of ``seed`` and the epoch alone, so that a resumed run
+    in mixed order. The order of samples is a function of `seed` and the epoch alone, so that a resumed run
     continues where it stopped.
 
     Args:
@@ -32,8 +32,8 @@ class FieldDataModule(LightningDataModule):
         batch_size: Samples in a batch of each process.
         seed: Seed of the order of samples and of the split.
         resolution: Which resolutions of the app's data sets to use; all where null.
-        map: Which arrays of a file are input and target, say ``input=coeff target=sol``.
-        layout: One letter an axis of a file's arrays, say ``nxyc``.
+        map: Which arrays of a file are input and target, say `input=coeff target=sol`.
+        layout: One letter an axis of a file's arrays, say `nxyc`.
         length: Length of a file's box in physical units, one for all axes or one each.
         grid_layout: Where a file's points lie: periodic, nodes, interior or cells; guessed where null.
         num_workers: Processes that prepare batches; fields are in memory, so none is usually quickest.
@@ -73,7 +73,7 @@ class FieldDataModule(LightningDataModule):
         """Read what a stage needs, once.
 
         Args:
-            stage: ``"fit"``, ``"validate"`` or ``"test"``.
+            stage: `"fit"`, `"validate"` or `"test"`.
 
         Raises:
             ValueError: Where a path is missing from the configuration, a file cannot be read, or data sets do

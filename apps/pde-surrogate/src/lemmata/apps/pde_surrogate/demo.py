@@ -48,7 +48,7 @@ def demo(
 ) -> Path:
     """Run the whole pipeline on Darcy flow, from nothing to tables and plots.
 
-    Called from a script, the full preset needs the usual guard ``if __name__ == "__main__":``, as it
+    Called from a script, the full preset needs the usual guard `if __name__ == "__main__":`, as it
     generates on every core.
 
     Args:
@@ -61,7 +61,7 @@ def demo(
         The folder: train.zarr, run, evaluation and plots.
 
     Raises:
-        FileExistsError: Where the folder exists and ``force`` is not given.
+        FileExistsError: Where the folder exists and `force` is not given.
         ValueError: Where the preset is unknown.
     """
     from rich.console import Console

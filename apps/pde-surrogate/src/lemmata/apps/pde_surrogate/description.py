@@ -98,7 +98,7 @@ class DataDescription:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "DataDescription":
-        """Return the description that :meth:`to_dict` wrote.
+        """Return the description that `to_dict` wrote.
 
         Args:
             record: JSON types.
@@ -123,7 +123,7 @@ def describe(datasets: Sequence[FieldDataset], fingerprint: str) -> DataDescript
     Returns:
         The description.
 
-    Example:
+    Examples:
         >>> grid = Grid((4,), (1.0,), "periodic")
         >>> data = FieldDataset(torch.tensor([[[0.0, 1.0, 2.0, 1.0]]]), torch.ones(1, 2, 4), grid)
         >>> description = describe([data], "none")

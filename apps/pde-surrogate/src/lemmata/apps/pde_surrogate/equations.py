@@ -1,7 +1,7 @@
 """The equations the app knows by name, and how to build them.
 
-A name stands for a class of :mod:`lemmata.operators.pde` and parameters that differ from that class's own
-defaults. Listing the names imports neither PyTorch nor a solver; :func:`make_equation` does.
+A name stands for a class of `pde` and parameters that differ from that class's own
+defaults. Listing the names imports neither PyTorch nor a solver; `make_equation` does.
 """
 
 import importlib
@@ -32,7 +32,7 @@ class EquationEntry:
     """What a name stands for.
 
     Args:
-        target: ``"module:class"``, a subclass of :class:`lemmata.operators.pde.Equation`.
+        target: `"module:class"`, a subclass of `Equation`.
         description: One line for listings.
         parameters: Keyword arguments that differ from the class's defaults.
     """
@@ -93,7 +93,7 @@ def find_equation(name: str) -> EquationEntry:
     """Look a name up without importing anything.
 
     Args:
-        name: A key of :data:`EQUATIONS`.
+        name: A key of `EQUATIONS`.
 
     Returns:
         What it stands for.
@@ -101,7 +101,7 @@ def find_equation(name: str) -> EquationEntry:
     Raises:
         ValueError: Where the name is unknown.
 
-    Example:
+    Examples:
         >>> find_equation("darcy-rough").target
         'lemmata.operators.pde.darcy:Darcy2d'
     """
@@ -114,7 +114,7 @@ def make_equation(name: str, parameters: Mapping[str, Any] | None = None) -> Equ
     """Build an equation by its name.
 
     Args:
-        name: A key of :data:`EQUATIONS`.
+        name: A key of `EQUATIONS`.
         parameters: Keyword arguments of the equation's class, in its physical units; they override the
             name's own.
 
@@ -124,7 +124,7 @@ def make_equation(name: str, parameters: Mapping[str, Any] | None = None) -> Equ
     Raises:
         ValueError: Where the name is unknown, or a parameter is unknown to the equation or out of its range.
 
-    Example:
+    Examples:
         >>> make_equation("burgers", {"viscosity": 0.05}).parameters()["viscosity"]
         0.05
     """
@@ -137,7 +137,7 @@ def build_equation(name: str, entry: EquationEntry, parameters: Mapping[str, Any
     Args:
         name: Its name, for messages.
         entry: What the name stands for.
-        parameters: As for :func:`make_equation`.
+        parameters: As for `make_equation`.
 
     Returns:
         The equation.
@@ -161,12 +161,12 @@ def equation_class(target: str) -> type[Equation]:
     """Import an equation's class.
 
     Args:
-        target: ``"module:class"``.
+        target: `"module:class"`.
 
     Returns:
         The class.
 
-    Example:
+    Examples:
         >>> equation_class("lemmata.operators.pde.burgers:Burgers1d").name
         'burgers'
     """
@@ -179,7 +179,7 @@ def equation_from_attributes(attributes: Mapping[str, Any]) -> Equation:
     """Build the equation that made a data set, from the attributes stored with it.
 
     Args:
-        attributes: Attributes of a store's resolution; ``equation`` and ``parameters`` are read.
+        attributes: Attributes of a store's resolution; `equation` and `parameters` are read.
 
     Returns:
         The equation, with the parameters it had.
@@ -187,7 +187,7 @@ def equation_from_attributes(attributes: Mapping[str, Any]) -> Equation:
     Raises:
         ValueError: Where the attributes name no equation, or one that is unknown.
 
-    Example:
+    Examples:
         >>> equation_from_attributes({"equation": "advection", "parameters": {}}).name
         'advection'
     """

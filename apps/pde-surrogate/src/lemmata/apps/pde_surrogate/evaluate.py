@@ -63,7 +63,7 @@ def evaluate(
         The folder: results.json, tables as CSV and Markdown, and fields.npz for the plots.
 
     Raises:
-        FileExistsError: Where the results exist and ``force`` is not given.
+        FileExistsError: Where the results exist and `force` is not given.
         FileNotFoundError: Where the checkpoint or the file does not exist.
         ValueError: Where they cannot be read or do not fit each other, or the training data name no equation.
     """
@@ -105,7 +105,7 @@ def run_folder(checkpoint: Path) -> Path:
         checkpoint: The checkpoint.
 
     Returns:
-        The folder that holds it, or holds its ``checkpoints``.
+        The folder that holds it, or holds its `checkpoints`.
     """
     folder = checkpoint.parent
     return folder.parent if folder.name == "checkpoints" else folder

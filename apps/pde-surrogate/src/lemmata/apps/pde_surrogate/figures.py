@@ -1,4 +1,4 @@
-"""The figures of an evaluation. Each function draws one; :func:`draw` draws them all."""
+"""The figures of an evaluation. Each function draws one; `draw` draws them all."""
 
 import csv
 import math
@@ -30,7 +30,7 @@ SURROGATE, SOLVER, REFERENCE, MUTED = PALETTE[1], PALETTE[0], "0.15", "0.6"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`lemmata.apps.pde_surrogate.evaluate` wrote.
+    """What `evaluate` wrote.
 
     Args:
         folder: Its folder.

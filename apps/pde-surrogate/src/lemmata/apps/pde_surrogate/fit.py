@@ -1,4 +1,4 @@
-"""Train a surrogate from Python, as the command line's ``fit`` does."""
+"""Train a surrogate from Python, as the command line's `fit` does."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -35,29 +35,29 @@ def fit(
         train: Data set of the app or file of fields, or several.
         out: The run's folder: checkpoints, metrics.csv, TensorBoard's events.
         val: Validation data, or the fraction of the training samples to set aside; none where None.
-        name: The model; see :data:`lemmata.apps.pde_surrogate.models.MODELS`.
+        name: The model; see `MODELS`.
         size: Preset of the model.
         overrides: Arguments of the model that take the place of the preset's.
-        loss: The loss; see :class:`lemmata.apps.pde_surrogate.module.SurrogateModule`.
-        sobolev_order: Order of the ``sobolev`` loss.
+        loss: The loss; see `SurrogateModule`.
+        sobolev_order: Order of the `sobolev` loss.
         epochs: Passes over the training set.
         batch_size: Samples in a batch of each process.
         learning_rate: Largest step size of AdamW.
         weight_decay: Decoupled weight decay of AdamW.
         schedule: How the step size moves over the run.
         seed: Seed of the weights, the split and the order of samples.
-        data: Further arguments of :class:`lemmata.apps.pde_surrogate.datamodule.FieldDataModule`.
-        trainer: Further arguments of ``lightning.Trainer``, say ``{"precision": "64-true"}``.
+        data: Further arguments of `FieldDataModule`.
+        trainer: Further arguments of `lightning.Trainer`, say `{"precision": "64-true"}`.
         checkpoint_every: Steps between two checkpoints within an epoch; 0 for epochs' ends alone.
-        resume: ``"last"`` or a checkpoint to go on from.
+        resume: `"last"` or a checkpoint to go on from.
         force: Replace what the folder holds.
         progress: Show a progress bar; where stderr is a terminal by default.
 
     Returns:
-        The run's folder, which :meth:`lemmata.apps.pde_surrogate.Surrogate.load` takes.
+        The run's folder, which `load` takes.
 
     Raises:
-        FileExistsError: Where the folder holds a run and neither ``force`` nor ``resume`` is given.
+        FileExistsError: Where the folder holds a run and neither `force` nor `resume` is given.
         FileNotFoundError: Where data or checkpoint do not exist.
         FloatingPointError: Where the loss is not finite.
         ValueError: Where an argument is out of range, or data cannot be read or do not fit each other.

@@ -1,7 +1,7 @@
 """Generate a data set with a reference solver, on every core, and pick up where a killed run stopped.
 
-A run writes into ``OUT.partial`` and renames its store to ``OUT`` at the end, so that ``OUT`` is a complete
-data set or not there. ``OUT.partial`` holds what is asked for (``request.json``), the store, and a marker a
+A run writes into `OUT.partial` and renames its store to `OUT` at the end, so that `OUT` is a complete
+data set or not there. `OUT.partial` holds what is asked for (`request.json`), the store, and a marker a
 finished chunk; a chunk counts as finished when its marker is there and its bytes have the marker's hash.
 """
 
@@ -42,8 +42,8 @@ def generate(
 ) -> Path:
     """Generate a data set: random inputs of an equation and a reference solver's solutions.
 
-    Results are the same bits for any number of workers, and after any interruption and ``resume``. Called
-    from a script, several workers need the usual guard ``if __name__ == "__main__":``.
+    Results are the same bits for any number of workers, and after any interruption and `resume`. Called
+    from a script, several workers need the usual guard `if __name__ == "__main__":`.
 
     Args:
         equation: Name of the equation: darcy, darcy-lognormal, darcy-rough, burgers, kdv, ks, navier-stokes,
@@ -58,7 +58,7 @@ def generate(
         chunk: Samples a task solves and a file holds; bounds the memory of a worker.
         workers: Processes of the local Dask cluster; one a core where not given, 0 for none.
         scheduler: Address of a running Dask scheduler (tcp://...) in place of a local cluster; its workers
-            must see ``out``.
+            must see `out`.
         force: Replace an existing data set, once the new one is complete.
         resume: Continue an unfinished run of the same arguments; start it where there is none.
 
@@ -66,13 +66,13 @@ def generate(
         The path of the data set.
 
     Raises:
-        FileExistsError: Where there is a data set or an unfinished run, and neither ``force`` nor ``resume``.
-        ValueError: Where an argument is out of range, ``resume`` finds a run of other arguments, or a sample
+        FileExistsError: Where there is a data set or an unfinished run, and neither `force` nor `resume`.
+        ValueError: Where an argument is out of range, `resume` finds a run of other arguments, or a sample
             cannot be solved (the message names it).
-        ChildProcessError: Where workers die repeatedly; ``resume`` continues.
+        ChildProcessError: Where workers die repeatedly; `resume` continues.
         OSError: Where the scheduler cannot be reached or the disk not written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from lemmata.apps.pde_surrogate.store import read_store
         >>> out = Path(tempfile.mkdtemp()) / "train.zarr"
@@ -172,7 +172,7 @@ def _continues(recipe: Recipe, request: Mapping[str, Any], *, resume: bool) -> b
 
 
 def _begun(folder: Path) -> dict[str, Any] | None:
-    """Return what an unfinished run was asked for; ``None`` where it got nowhere, or to its very end."""
+    """Return what an unfinished run was asked for; `None` where it got nowhere, or to its very end."""
     if not (folder / "store").is_dir():
         return None
     try:

@@ -29,7 +29,7 @@ def inspect(
         assume.
 
     Raises:
-        FileNotFoundError: Where there is nothing at ``path``.
+        FileNotFoundError: Where there is nothing at `path`.
         ValueError: Where the file cannot be opened.
     """
     from rich.console import Console

@@ -42,7 +42,7 @@ class Point:
     """What one way to get solutions costs and how wrong it is.
 
     Args:
-        method: ``"surrogate"`` or ``"solver"``.
+        method: `"surrogate"` or `"solver"`.
         setting: Which surrogate or rung.
         error: Mean relative L2 error.
         single: Seconds a sample, one at a time.
@@ -66,8 +66,8 @@ class SpeedUp:
 
     Args:
         value: The ratio; above 1 the surrogate is faster.
-        relation: ``"="`` where the error lies on the solver's front; ``"<="`` where the cheapest rung is
-            already more accurate; ``">="`` where no rung is accurate enough.
+        relation: `"="` where the error lies on the solver's front; `"<="` where the cheapest rung is
+            already more accurate; `">="` where no rung is accurate enough.
         solver: Seconds a sample of the solver at that error (or of the nearest rung).
         surrogate: Seconds a sample of the surrogate.
         error: The surrogate's error.
@@ -85,7 +85,7 @@ def ladder(equation: Equation, resolution: Sequence[int]) -> list[Rung]:
 
     Grids that nest in the evaluation grid are halved down to four points; each is solved with the solver's
     own settings and with cheaper ones (time steps up to 32 times larger, or looser tolerances). Inputs are
-    restricted to the coarser grid, and solutions are brought back by :meth:`Equation.prolong`; both count as
+    restricted to the coarser grid, and solutions are brought back by `prolong`; both count as
     the solver's time.
 
     Args:
@@ -146,7 +146,7 @@ def front(points: Sequence[Point], mode: Literal["single", "batched"]) -> list[P
     Returns:
         The Pareto front.
 
-    Example:
+    Examples:
         >>> found = [("a", 0.1, 1.0), ("b", 0.2, 2.0), ("c", 0.5, 0.1)]
         >>> points = [Point("solver", name, error, t, t) for name, error, t in found]
         >>> [point.setting for point in front(points, "single")]
@@ -173,7 +173,7 @@ def speed_up(surrogate: Point, solver: Sequence[Point], mode: Literal["single", 
     Raises:
         ValueError: Where there is no rung.
 
-    Example:
+    Examples:
         >>> rungs = [Point("solver", "fine", 0.01, 1.0, 1.0), Point("solver", "coarse", 1.0, 0.01, 0.01)]
         >>> result = speed_up(Point("surrogate", "fno", 0.1, 0.01, 0.01), rungs, "single")
         >>> result.relation, round(result.value, 6)

@@ -1,9 +1,9 @@
 """Load fields from the files people have: NumPy, MATLAB, HDF5, NetCDF, Zarr, PyTorch dictionaries.
 
-:func:`load_fields` finds input and target by their usual names or by ``map``, brings their axes to
-``(n, channels, *grid)`` by ``layout``, casts to one floating type and says, in the data set's ``notices``,
+`load_fields` finds input and target by their usual names or by `map`, brings their axes to
+`(n, channels, *grid)` by `layout`, casts to one floating type and says, in the data set's `notices`,
 everything it assumed or found odd. It never drops, repairs or reorders a sample, and never runs code from a
-file. :func:`inspect` is the dry run.
+file. `inspect` is the dry run.
 """
 
 from collections.abc import Sequence
@@ -37,29 +37,29 @@ def load_fields(
     """Load pairs of input and target fields.
 
     Args:
-        path: A ``.npy`` folder, ``.npz``, ``.mat``, HDF5, NetCDF, ``.pt`` file, a Zarr store, or a data set
+        path: A `.npy` folder, `.npz`, `.mat`, HDF5, NetCDF, `.pt` file, a Zarr store, or a data set
             written by this app.
-        map: Which arrays are input and target, ``"input=coeff target=sol"``; usual names are found without.
-            ``@`` selects times: ``"input=tensor@0 target=tensor@-1"``, ``"input=u@:-1 target=u@1:"``.
+        map: Which arrays are input and target, `"input=coeff target=sol"`; usual names are found without.
+            `@` selects times: `"input=tensor@0 target=tensor@-1"`, `"input=u@:-1 target=u@1:"`.
             Without it an input takes the first time of a trajectory and a target the last.
-        layout: One letter an axis (``n`` samples, ``t`` time, ``c`` channels, ``x y z`` space), ``"nxyc"`` or
-            ``"input=nxy target=ntxy"``; guessed from shapes where ``None``.
+        layout: One letter an axis (`n` samples, `t` time, `c` channels, `x y z` space), `"nxyc"` or
+            `"input=nxy target=ntxy"`; guessed from shapes where `None`.
         resolution: Which resolution of a data set of this app; for other files, the number of points along
             the first axis that is expected.
         length: Length of the box in physical units, one for all axes or one each; from coordinates in the
             file where there are, else 1.
-        grid_layout: Where the points lie (see :class:`lemmata.operators.grids.Grid`); guessed where ``None``.
+        grid_layout: Where the points lie (see `Grid`); guessed where `None`.
         dtype: Floating type of the result.
 
     Returns:
-        The fields; ``attributes["notices"]`` lists what was assumed, cast or found odd.
+        The fields; `attributes["notices"]` lists what was assumed, cast or found odd.
 
     Raises:
-        FileNotFoundError: Where there is nothing at ``path``.
+        FileNotFoundError: Where there is nothing at `path`.
         ValueError: Where the file is truncated, corrupt or of unknown format, an array is missing, not
             numeric or not finite, or shapes or numbers of samples disagree; the line names file and array.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import numpy as np
         >>> folder = Path(tempfile.mkdtemp())
@@ -95,23 +95,23 @@ def load_input(
     grid_layout: Layout | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "n c_in *grid"], Grid]:
-    """Load input fields alone, for predictions; a file's only array needs no ``map``.
+    """Load input fields alone, for predictions; a file's only array needs no `map`.
 
     Args:
-        path: As for :func:`load_fields`.
-        map: As for :func:`load_fields`; ``"input=coeff"`` or ``"coeff"``.
-        layout: As for :func:`load_fields`.
-        resolution: As for :func:`load_fields`.
-        length: As for :func:`load_fields`.
-        grid_layout: As for :func:`load_fields`.
+        path: As for `load_fields`.
+        map: As for `load_fields`; `"input=coeff"` or `"coeff"`.
+        layout: As for `load_fields`.
+        resolution: As for `load_fields`.
+        length: As for `load_fields`.
+        grid_layout: As for `load_fields`.
         dtype: Floating type of the result.
 
     Returns:
-        Fields ``(n, c_in, *grid)`` and their grid.
+        Fields `(n, c_in, *grid)` and their grid.
 
     Raises:
-        FileNotFoundError: Where there is nothing at ``path``.
-        ValueError: As for :func:`load_fields`.
+        FileNotFoundError: Where there is nothing at `path`.
+        ValueError: As for `load_fields`.
     """
     path = Path(path)
     if is_store(path):
@@ -131,20 +131,20 @@ def inspect(
     layout: Roles | None = None,
     resolution: int | None = None,
 ) -> Inspection:
-    """Tell what a file holds and how it would be read: the dry run of :func:`load_fields`.
+    """Tell what a file holds and how it would be read: the dry run of `load_fields`.
 
     Args:
-        path: As for :func:`load_fields`.
-        map: As for :func:`load_fields`.
-        layout: As for :func:`load_fields`.
-        resolution: As for :func:`load_fields`.
+        path: As for `load_fields`.
+        map: As for `load_fields`.
+        layout: As for `load_fields`.
+        resolution: As for `load_fields`.
 
     Returns:
         Every array with its shape, type, range, number of NaN and guessed periodicity; what reading would
-        assume; and the problem, where it would fail. ``rich.print`` shows it as a table.
+        assume; and the problem, where it would fail. `rich.print` shows it as a table.
 
     Raises:
-        FileNotFoundError: Where there is nothing at ``path``.
+        FileNotFoundError: Where there is nothing at `path`.
         ValueError: Where the file cannot be opened at all.
     """
     path = Path(path)

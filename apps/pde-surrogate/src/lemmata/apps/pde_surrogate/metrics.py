@@ -1,6 +1,6 @@
 """Errors of predicted fields: over the whole box, at its boundary, and by octave of wave number.
 
-Axis letters used below: ``N`` samples, ``K`` octave bands.
+Axis letters used below: `N` samples, `K` octave bands.
 """
 
 from dataclasses import dataclass
@@ -36,14 +36,14 @@ def field_errors(
         grid: The grid of both.
 
     Returns:
-        By name: ``l2``, ``h1`` (values and gradients), ``max`` (largest error over largest value) and, for a
-        box that is not periodic, ``boundary``: the root mean square error on the outermost points over the
+        By name: `l2`, `h1` (values and gradients), `max` (largest error over largest value) and, for a
+        box that is not periodic, `boundary`: the root mean square error on the outermost points over the
         root mean square of the whole field, since solutions are often zero there.
 
     Raises:
         ValueError: Where a target is zero everywhere.
 
-    Example:
+    Examples:
         >>> grid = Grid((8,), (1.0,), "periodic")
         >>> errors = field_errors(torch.full((1, 1, 8), 1.5), torch.ones(1, 1, 8), grid)
         >>> {name: round(float(error), 6) for name, error in errors.items()}
@@ -120,7 +120,7 @@ def spectrum(
     Returns:
         Energies of the prediction, the reference and their difference.
 
-    Example:
+    Examples:
         >>> grid = Grid((8,), (1.0,), "periodic")
         >>> wave = torch.cos(2 * torch.pi * 3 * grid.coordinates()).unsqueeze(0)
         >>> round(spectrum(0.9 * wave, wave, grid).relative[2], 6)  # wave numbers 2 and 3

@@ -1,6 +1,6 @@
 """The models the app knows by name, their size presets, and how to build them for a grid.
 
-A preset states the model's capacity; the grid states what it can resolve. :func:`build_model` brings both
+A preset states the model's capacity; the grid states what it can resolve. `build_model` brings both
 together: a preset's modes are cut to the training grid, modes that a user asks for are not, and a box that is
 not periodic is padded so that the Fourier basis does not wrap around.
 """
@@ -23,7 +23,7 @@ class ModelEntry:
     """What a model's name stands for.
 
     Args:
-        target: ``"module:class"`` of an ``nn.Module`` on ``(batch, channel, *grid)``.
+        target: `"module:class"` of an `nn.Module` on `(batch, channel, *grid)`.
         description: One line for listings.
         presets: Keyword arguments by size.
     """
@@ -61,21 +61,21 @@ def build_model(
     """Build a model by its name for the grids it will be trained on.
 
     Args:
-        name: A key of :data:`MODELS`.
-        size: A preset of that model: ``"S"``, ``"M"`` or ``"L"``.
+        name: A key of `MODELS`.
+        size: A preset of that model: `"S"`, `"M"` or `"L"`.
         in_channels: Channels of the input fields.
         out_channels: Channels of the target fields.
         grids: Training grids, all of one dimension and layout; the coarsest bounds the modes.
         overrides: Keyword arguments of the model's class that take the place of the preset's.
 
     Returns:
-        A module from ``(batch, in_channels, *grid)`` to ``(batch, out_channels, *grid)``.
+        A module from `(batch, in_channels, *grid)` to `(batch, out_channels, *grid)`.
 
     Raises:
         ValueError: Where the name or size is unknown, an argument is unknown to the model or out of range, or
             the modes asked for do not fit the coarsest grid.
 
-    Example:
+    Examples:
         >>> grid = Grid((32, 32), (1.0, 1.0), "cells")
         >>> model = build_model("fno", "S", in_channels=1, out_channels=1, grids=[grid])
         >>> type(model).__name__
@@ -103,7 +103,7 @@ def check_model(name: str, size: str, overrides: Mapping[str, Any] | None) -> Mo
     """Return a model's entry, where there is such a model and its arguments can be stored in a checkpoint.
 
     Args:
-        name: A key of :data:`MODELS`.
+        name: A key of `MODELS`.
         size: A preset of that model.
         overrides: Arguments in place of the preset's.
 

@@ -2,7 +2,7 @@
 
 The module learns what it maps from the data module it is trained with: channels, grids, ranges and the
 normalisers' statistics, all from the training set alone. They go into the checkpoint, under
-:data:`CHECKPOINT_KEY`, as JSON types beside the hyperparameters, so that a checkpoint is enough to predict.
+`CHECKPOINT_KEY`, as JSON types beside the hyperparameters, so that a checkpoint is enough to predict.
 """
 
 import math
@@ -46,17 +46,17 @@ class SurrogateModule(LightningModule):
     """A neural operator from a PDE's input to its solution.
 
     Args:
-        name: Name of the model; see :data:`lemmata.apps.pde_surrogate.models.MODELS`.
+        name: Name of the model; see `MODELS`.
         size: Preset of the model: S, M or L.
-        overrides: Arguments of the model that take the place of the preset's, say ``{"modes": 12}``.
-        loss: ``l2`` and ``h1`` are relative errors in those norms; ``sobolev`` takes any real order on a
+        overrides: Arguments of the model that take the place of the preset's, say `{"modes": 12}`.
+        loss: `l2` and `h1` are relative errors in those norms; `sobolev` takes any real order on a
             periodic grid, and order 1 on others.
-        sobolev_order: Order of the ``sobolev`` loss; negative orders weigh large scales.
+        sobolev_order: Order of the `sobolev` loss; negative orders weigh large scales.
         learning_rate: Largest step size of AdamW.
         weight_decay: Decoupled weight decay of AdamW.
-        schedule: How the step size moves over the run: ``one-cycle`` warms up and anneals, ``cosine``
-            anneals, ``constant`` stays.
-        warmup: Fraction of the run in which ``one-cycle`` rises.
+        schedule: How the step size moves over the run: `one-cycle` warms up and anneals, `cosine`
+            anneals, `constant` stays.
+        warmup: Fraction of the run in which `one-cycle` rises.
 
     Raises:
         ValueError: Where a name is unknown or a number out of range.
@@ -161,7 +161,7 @@ class SurrogateModule(LightningModule):
                 f"the loss is {value.item()} at step {self.global_step} (epoch {self.current_epoch}); "
                 f"try a smaller `learning_rate` (={self.hparams['learning_rate']}) or `gradient_clip_val`"
             )
-        self.log("train_loss", value, prog_bar=True, batch_size=len(inputs))
+        self.log("train_loss", value, prog_bar=True, batch_size=len(inputs), sync_dist=True)
         return value
 
     def validation_step(self, batch: Sequence[Tensor]) -> None:
@@ -245,7 +245,7 @@ class SurrogateModule(LightningModule):
 def _planned_steps(trainer: Trainer) -> int:
     """Return the optimiser's steps of the whole run.
 
-    Equals ``trainer.estimated_stepping_batches``, which would set up the trainer's loaders before a
+    Equals `trainer.estimated_stepping_batches`, which would set up the trainer's loaders before a
     checkpoint's loops are restored: a run resumed within an epoch would start that epoch's batches anew.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by the trainer's data connector

@@ -17,7 +17,7 @@ def plot(results: Path, *, out: Path | None = None, force: bool = False) -> list
         The files written.
 
     Raises:
-        FileExistsError: Where the plots exist and ``force`` is not given.
+        FileExistsError: Where the plots exist and `force` is not given.
         FileNotFoundError: Where there is no evaluation.
         ValueError: Where its files cannot be read.
     """

@@ -46,7 +46,7 @@ def predict(
         The path written.
 
     Raises:
-        FileExistsError: Where the output exists and ``force`` is not given.
+        FileExistsError: Where the output exists and `force` is not given.
         FileNotFoundError: Where the checkpoint or the file does not exist.
         ValueError: Where either cannot be read, or the fields do not fit the surrogate.
     """

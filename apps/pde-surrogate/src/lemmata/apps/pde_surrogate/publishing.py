@@ -50,7 +50,7 @@ def check_replaceable(path: Path, *, force: bool) -> None:
         force: Whether an existing store may be replaced.
 
     Raises:
-        FileExistsError: Where ``path`` exists and ``force`` is not given, or it is no store of this app.
+        FileExistsError: Where `path` exists and `force` is not given, or it is no store of this app.
     """
     if not path.exists():
         return

@@ -16,7 +16,7 @@ class Recipe:
 
     Args:
         equation: Name of the equation, as the user gave it.
-        target: ``"module:class"`` of the equation; workers need not know the name.
+        target: `"module:class"` of the equation; workers need not know the name.
         parameters: All parameters of the equation.
         n: Number of samples.
         res: Resolutions.
@@ -24,7 +24,7 @@ class Recipe:
         split: Name of the split.
         fine_factor: How many times finer the solver's grid is.
         chunk: Samples in a chunk.
-        folder: Folder of the unfinished run: ``store`` and ``markers`` lie in it.
+        folder: Folder of the unfinished run: `store` and `markers` lie in it.
     """
 
     equation: str
@@ -53,7 +53,7 @@ class Task:
     """Something a worker does: a chunk of samples, or the check of one resolution's labels.
 
     Args:
-        kind: ``"chunk"`` or ``"check"``.
+        kind: `"chunk"` or `"check"`.
         number: Number of the chunk, or the resolution to check.
     """
 

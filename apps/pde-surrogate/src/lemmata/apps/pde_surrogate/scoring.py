@@ -24,7 +24,7 @@ class Score:
     Args:
         shape: Points along each axis.
         seen: Whether the surrogate was trained on this grid.
-        errors: Each sample's errors by name; see :func:`lemmata.apps.pde_surrogate.metrics.field_errors`.
+        errors: Each sample's errors by name; see `field_errors`.
         spectrum: Mean energies by octave of wave number.
         prediction: The predicted fields.
         data: Inputs and references.
@@ -70,8 +70,8 @@ class Score:
 def held_out(equation: Equation, resolution: int, n: int, seed: int, fine_factor: int) -> FieldDataset:
     """Return test fields with solutions of the reference solver on a finer grid, in float64.
 
-    Sample ``i`` of a seed is the same function at every resolution, and one of split ``"test"`` of
-    :func:`lemmata.apps.pde_surrogate.generate`.
+    Sample `i` of a seed is the same function at every resolution, and one of split `"test"` of
+    `generate`.
 
     Args:
         equation: The equation.
@@ -170,7 +170,7 @@ def on_front(points: list[Point], mode: Any) -> set[str]:
 
     Args:
         points: Points of one resolution.
-        mode: ``"single"`` or ``"batched"``.
+        mode: `"single"` or `"batched"`.
 
     Returns:
         Their settings.

@@ -1,6 +1,6 @@
 """The app's container of fields: a Zarr group with one subgroup a resolution.
 
-``data.zarr/r32`` holds ``input (n, c_in, *grid)`` and ``target (n, c_out, *grid)``, chunked by samples, with
+`data.zarr/r32` holds `input (n, c_in, *grid)` and `target (n, c_out, *grid)`, chunked by samples, with
 a checksum on every chunk; its attributes say what made them (equation, parameters, solver and its measured
 error, seed, versions), where the points lie, and the SHA-256 of both arrays. The subgroups of one store hold
 the same functions at several resolutions. A store is written elsewhere and renamed, so that a reader never
@@ -51,7 +51,7 @@ ARRAYS = ("input", "target")
 class StoredFields(Dataset[tuple[Tensor, Tensor]]):
     """Fields of one resolution of a store, read when asked for.
 
-    A sample costs the reading of its chunk; :meth:`__getitems__` reads each chunk of a batch once.
+    A sample costs the reading of its chunk; `__getitems__` reads each chunk of a batch once.
 
     Args:
         path: The store.
@@ -122,7 +122,7 @@ def resolutions(path: Path | str) -> list[int]:
         Resolutions from coarse to fine.
 
     Raises:
-        FileNotFoundError: Where there is nothing at ``path``.
+        FileNotFoundError: Where there is nothing at `path`.
         FieldFileError: Where it is not a store of this app, or unreadable.
     """
     return sorted(_groups(Path(path)))
@@ -140,7 +140,7 @@ def open_store(path: Path | str, resolution: int | None = None, *, verify: bool 
         The fields, as a data set that reads samples when asked for them.
 
     Raises:
-        FileNotFoundError: Where there is nothing at ``path``.
+        FileNotFoundError: Where there is nothing at `path`.
         FieldFileError: Where the store is incomplete, truncated or corrupt, or lacks the resolution.
     """
     path = Path(path)
@@ -170,7 +170,7 @@ def read_store(path: Path | str, resolution: int | None = None, *, verify: bool 
         The data set; its attributes are the store's.
 
     Raises:
-        FileNotFoundError: Where there is nothing at ``path``.
+        FileNotFoundError: Where there is nothing at `path`.
         FieldFileError: Where the store is incomplete, truncated or corrupt, or lacks the resolution.
     """
     return open_store(path, resolution, verify=verify).read()
@@ -186,19 +186,19 @@ def write_store(
     """Write fields that are in memory, one subgroup a data set (say predictions).
 
     Args:
-        path: Folder to write, customarily ending in ``.zarr``.
+        path: Folder to write, customarily ending in `.zarr`.
         datasets: Data sets of different resolutions; their attributes are stored with them.
         chunk: Samples in a chunk.
         force: Replace an existing store, once the new one is complete.
 
     Returns:
-        ``path``.
+        `path`.
 
     Raises:
-        FileExistsError: Where ``path`` exists and ``force`` is not given, or it is no store of this app.
+        FileExistsError: Where `path` exists and `force` is not given, or it is no store of this app.
         ValueError: Where two data sets have one resolution.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> data = FieldDataset(torch.ones(3, 1, 8), torch.zeros(3, 1, 8), Grid((8,), (1.0,), "periodic"))
         >>> path = write_store(Path(tempfile.mkdtemp()) / "ones.zarr", data)
@@ -281,7 +281,7 @@ def write_samples(
         path: The store.
         resolution: Which resolution.
         start: First sample.
-        fields: Inputs and targets ``(block, channels, *grid)``.
+        fields: Inputs and targets `(block, channels, *grid)`.
 
     Returns:
         SHA-256 of the block of either array.
@@ -301,7 +301,7 @@ def array_digests(path: Path, resolution: int, start: int = 0, stop: int | None 
         path: The store.
         resolution: Which resolution.
         start: First sample, at the beginning of a chunk.
-        stop: Sample after the last; all from ``start`` where ``None``.
+        stop: Sample after the last; all from `start` where `None`.
 
     Returns:
         SHA-256 of the samples' bytes in either array, in C order.

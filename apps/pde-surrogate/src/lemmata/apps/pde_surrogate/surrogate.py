@@ -45,7 +45,7 @@ class Surrogate:
     Args:
         module: A trained module.
 
-    Example:
+    Examples:
         >>> from lemmata.operators.data import FieldDataset
         >>> from lemmata.operators.grids import Grid
         >>> fields = torch.rand(4, 1, 16, generator=torch.Generator().manual_seed(0))
@@ -99,8 +99,8 @@ class Surrogate:
         """Predict solutions.
 
         Args:
-            fields: Inputs ``(n, channels, *grid)`` in physical units, at any resolution; where there is one
-                channel its axis may be left out, and so may ``n`` for one field. Booleans and integers are
+            fields: Inputs `(n, channels, *grid)` in physical units, at any resolution; where there is one
+                channel its axis may be left out, and so may `n` for one field. Booleans and integers are
                 taken as numbers.
             batch_size: Fields predicted at once; bounded by memory where None.
 
@@ -142,7 +142,7 @@ class Surrogate:
         return torch.cat([self.module(piece.to(parameter)).to(inputs) for piece in torch.split(inputs, size)])
 
     def _as_batch(self, fields: Shaped[Tensor, "..."]) -> tuple[Tensor, int]:
-        """Return inputs ``(n, channels, *grid)``, and how many axes they had before the grid's."""
+        """Return inputs `(n, channels, *grid)`, and how many axes they had before the grid's."""
         if fields.is_complex():
             raise TypeError(f"`fields` must be real, got {fields.dtype}")
         dim, channels = self.description.grids[0].dim, self.description.in_channels

@@ -2,11 +2,11 @@ r"""The Fourier neural operator: pointwise maps and spectral convolutions, stack
 
 A neural operator learns a map between functions, here from fields sampled on a regular grid to fields on the
 same or another grid. Use it for solution operators of partial differential equations with smooth solutions,
-on periodic boxes as it is, on others with ``domain_padding``. One block is
+on periodic boxes as it is, on others with `domain_padding`. One block is
 
-.. math:: v' = \sigma\big( K v + W v + b \big),
+$$v' = \sigma\big( K v + W v + b \big),$$
 
-with the spectral convolution ``K`` for what is global and a pointwise linear map ``W`` for what is local.
+with the spectral convolution `K` for what is global and a pointwise linear map `W` for what is local.
 
 References:
     Z. Li, N. Kovachki, K. Azizzadenesheli, B. Liu, K. Bhattacharya, A. Stuart, A. Anandkumar, "Fourier Neural
@@ -41,11 +41,11 @@ _COORDINATES: dict[Layout, tuple[float, int]] = {
 class FNO(nn.Module):
     """Map fields to fields by spectral blocks between two pointwise networks.
 
-    The input, with the coordinates as further channels, is lifted pointwise to ``width`` channels, passes
-    ``depth`` blocks, and is brought down pointwise to the output's channels. Nothing depends on the number of
+    The input, with the coordinates as further channels, is lifted pointwise to `width` channels, passes
+    `depth` blocks, and is brought down pointwise to the output's channels. Nothing depends on the number of
     points: a model trained on one grid runs on any other.
 
-    Shapes: ``(batch, in_channels, *grid) -> (batch, out_channels, *output_shape)``.
+    Shapes: `(batch, in_channels, *grid) -> (batch, out_channels, *output_shape)`.
 
     Args:
         in_channels: Channels of the input field.
@@ -53,27 +53,27 @@ class FNO(nn.Module):
         width: Channels between the blocks.
         modes: Modes kept along each axis, whose count is the dimension (see `SpectralConv`).
         depth: Number of blocks.
-        lift_width: Hidden channels of the pointwise network before the blocks; ``2 * width`` where ``None``.
-        head_width: Hidden channels of the one after them; ``2 * width`` where ``None``.
+        lift_width: Hidden channels of the pointwise network before the blocks; `2 * width` where `None`.
+        head_width: Hidden channels of the one after them; `2 * width` where `None`.
         coordinates: Append the position on the unit box as channels. The name of a layout (see `Grid`) says
-            where the points are. ``"periodic"`` appends cosine and sine of ``2 pi x`` along each axis: ``x``
+            where the points are. `"periodic"` appends cosine and sine of `2 pi x` along each axis: `x`
             itself jumps where the box closes, and a jump has Fourier coefficients that differ between grids
-            by O(1/N), which a model trained on one of them cannot know. The other layouts append ``x``.
-            ``True`` stands for ``"periodic"`` without and ``"nodes"`` with ``domain_padding``. With ``False``
+            by O(1/N), which a model trained on one of them cannot know. The other layouts append `x`.
+            `True` stands for `"periodic"` without and `"nodes"` with `domain_padding`. With `False`
             the model commutes with translations of the grid.
         domain_padding: Fraction of the domain, for all axes or one for each, by which it is extended with
             zeros before and cut after the blocks, for fields that are not periodic. A fraction and not a
             number of points, so that it is the same length on every grid, up to rounding to whole points.
-        block: Called with ``width`` and ``modes`` (and ``generator`` where one is given) for each block;
-            ``functools.partial(SpectralBlock, ...)`` sets a block's options. The activation after the last
+        block: Called with `width` and `modes` (and `generator` where one is given) for each block;
+            `functools.partial(SpectralBlock, ...)` sets a block's options. The activation after the last
             `SpectralBlock` is left out, as in the publication: the network after it begins linearly.
-        generator: Source of the initial weights; torch's global one where ``None``.
+        generator: Source of the initial weights; torch's global one where `None`.
 
     Raises:
         ValueError: Where a number is not a positive integer, there are no or more than three axes, a layout
             is unknown, or a fraction is negative or not one for each axis.
 
-    Example:
+    Examples:
         >>> model = FNO(1, 1, width=8, modes=(6, 6), depth=2)
         >>> model(torch.randn(2, 1, 16, 16)).shape
         torch.Size([2, 1, 16, 16])
@@ -135,7 +135,7 @@ class FNO(nn.Module):
 
         Args:
             x: Real field.
-            output_shape: Number of points of the output along each axis; the input's where ``None``. The last
+            output_shape: Number of points of the output along each axis; the input's where `None`. The last
                 block changes the grid.
 
         Returns:
@@ -143,7 +143,7 @@ class FNO(nn.Module):
 
         Raises:
             TypeError: Where the field is not real floating, or is not of the weights' precision.
-            ValueError: Where its rank or number of channels is not the model's, or ``output_shape`` is not
+            ValueError: Where its rank or number of channels is not the model's, or `output_shape` is not
                 one positive integer for each axis.
         """
         require_field(x, self.in_channels, self.dim)
@@ -174,32 +174,32 @@ class FNO(nn.Module):
 class SpectralBlock(nn.Module):
     r"""Add a spectral convolution and a pointwise map, and apply an activation.
 
-    .. math:: v' = \sigma\big( \mathrm{norm}(K v) + S v \big), \qquad
-              v'' = \sigma\big( \mathrm{MLP}(v') + g \odot v' \big),
+    $$v' = \sigma\big( \mathrm{norm}(K v) + S v \big), \qquad
+    v'' = \sigma\big( \mathrm{MLP}(v') + g \odot v' \big),$$
 
-    the second with ``channel_mlp`` only. With ``preactivation`` the first is
-    :math:`v' = K u + S u, \; u = \sigma(\mathrm{norm}(v))`, and the second has no activation outside.
+    the second with `channel_mlp` only. With `preactivation` the first is
+    $v' = K u + S u, \; u = \sigma(\mathrm{norm}(v))$, and the second has no activation outside.
 
-    Shapes: ``(batch, width, *grid) -> (batch, width, *output_shape)``.
+    Shapes: `(batch, width, *grid) -> (batch, width, *output_shape)`.
 
     Args:
         width: Channels of input and output.
         modes: Modes kept along each axis.
-        conv: Called as ``conv(width, width, modes)`` for ``K``; what it returns, as ``K(v, output_shape)``.
+        conv: Called as `conv(width, width, modes)` for `K`; what it returns, as `K(v, output_shape)`.
         activation: Called without arguments for the activation.
-        skip: ``S``: ``"linear"`` is a pointwise linear map with bias, ``"soft-gating"`` a factor a channel,
-            ``"identity"`` the field itself.
-        channel_mlp: Hidden channels, as a multiple of ``width``, of a pointwise network after the
-            convolution, with a gated skip of its own; none where ``None``.
-        norm: ``"instance"`` normalises each channel of each sample over the grid.
+        skip: `S`: `"linear"` is a pointwise linear map with bias, `"soft-gating"` a factor a channel,
+            `"identity"` the field itself.
+        channel_mlp: Hidden channels, as a multiple of `width`, of a pointwise network after the
+            convolution, with a gated skip of its own; none where `None`.
+        norm: `"instance"` normalises each channel of each sample over the grid.
         preactivation: Apply norm and activation before the convolution.
-        generator: Source of the initial weights; torch's global one where ``None``. It is passed on to
-            ``conv`` where given.
+        generator: Source of the initial weights; torch's global one where `None`. It is passed on to
+            `conv` where given.
 
     Raises:
-        ValueError: Where a number is not positive, or ``skip`` or ``norm`` is unknown.
+        ValueError: Where a number is not positive, or `skip` or `norm` is unknown.
 
-    Example:
+    Examples:
         >>> block = SpectralBlock(8, (6, 6), channel_mlp=0.5)
         >>> block(torch.randn(2, 8, 16, 16), output_shape=(32, 32)).shape
         torch.Size([2, 8, 32, 32])
@@ -243,11 +243,11 @@ class SpectralBlock(nn.Module):
         """Apply the block.
 
         Args:
-            v: Field of ``width`` channels.
-            output_shape: Number of points of the output along each axis; the input's where ``None``.
+            v: Field of `width` channels.
+            output_shape: Number of points of the output along each axis; the input's where `None`.
 
         Returns:
-            Field of ``width`` channels.
+            Field of `width` channels.
         """
         v = self.before(v)
         local = v if output_shape is None else fourier_resample(v, output_shape)
@@ -258,19 +258,19 @@ class SpectralBlock(nn.Module):
 class Pointwise(nn.Module):
     """Map the channels at each point linearly: a convolution with a kernel of one point, in any dimension.
 
-    Equals `torch.nn.Conv1d` with ``kernel_size=1`` on the flattened grid, with its initial weights.
+    Equals `torch.nn.Conv1d` with `kernel_size=1` on the flattened grid, with its initial weights.
 
-    Shapes: ``(batch, in_channels, *grid) -> (batch, out_channels, *grid)``.
+    Shapes: `(batch, in_channels, *grid) -> (batch, out_channels, *grid)`.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        generator: Source of the initial weights; torch's global one where ``None``.
+        generator: Source of the initial weights; torch's global one where `None`.
 
     Raises:
         ValueError: Where a number of channels is not a positive integer.
 
-    Example:
+    Examples:
         >>> Pointwise(3, 5)(torch.randn(2, 3, 4, 4, 4)).shape
         torch.Size([2, 5, 4, 4, 4])
     """
@@ -290,10 +290,10 @@ class Pointwise(nn.Module):
         """Apply the map.
 
         Args:
-            v: Field of ``in_channels`` channels.
+            v: Field of `in_channels` channels.
 
         Returns:
-            Field of ``out_channels`` channels.
+            Field of `out_channels` channels.
 
         Raises:
             TypeError: Where the field is not of the weights' precision, outside autocast.

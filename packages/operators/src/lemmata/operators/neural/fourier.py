@@ -2,22 +2,22 @@ r"""Truncated Fourier transforms of real fields: only the frequencies that are k
 
 A spectral layer keeps a few low frequencies, so that along each axis the transform is a thin matrix: the
 product with it costs O(N K) per line instead of O(N log N), but runs at the speed of a matrix product, needs
-no copy of discarded coefficients, no complex arithmetic and no padded spectrum. Beyond ``DENSE_ORDER`` the
+no copy of discarded coefficients, no complex arithmetic and no padded spectrum. Beyond `DENSE_ORDER` the
 FFT wins and takes over, axis by axis, with the same result.
 
 Conventions. A field is its trigonometric interpolant
 
-.. math:: f(x) = \sum_{|k_1| \le K_1} \dots \sum_{|k_d| \le K_d} c_k \exp(2 \pi i\, k \cdot x / L),
+$$f(x) = \sum_{|k_1| \le K_1} \dots \sum_{|k_d| \le K_d} c_k \exp(2 \pi i\, k \cdot x / L),$$
 
-and coefficients are those of this function (``norm="forward"`` of an FFT), so that they do not depend on the
-number of points. On an even grid the highest frequency ``N/2`` and its negative are one and the same on the
+and coefficients are those of this function (`norm="forward"` of an FFT), so that they do not depend on the
+number of points. On an even grid the highest frequency `N/2` and its negative are one and the same on the
 points: each of the two takes half of it, which keeps the set of frequencies symmetric. Full axes hold
-``-K .. K`` in ascending order, the last axis ``0 .. K``, the rest being the complex conjugate.
+`-K .. K` in ascending order, the last axis `0 .. K`, the rest being the complex conjugate.
 
 Complex numbers are pairs of real ones on the leading axis. Every step moves the axis it transforms from the
 end to the front (or back), which turns all of them into plain matrix products without a transposed copy.
 
-Axis letters: ``B`` batch, ``C`` channel, ``N`` points of the axis, ``K`` frequencies of the axis, ``R`` all
+Axis letters: `B` batch, `C` channel, `N` points of the axis, `K` frequencies of the axis, `R` all
 other axes.
 """
 
@@ -43,7 +43,7 @@ def analyse(
 ) -> Float[Tensor, "2 *modes batch channel"]:
     """Return the Fourier coefficients of a real field up to a highest frequency along each axis.
 
-    Equals the kept entries of ``torch.fft.rfftn(x, norm="forward")``, apart from the highest frequency of an
+    Equals the kept entries of `torch.fft.rfftn(x, norm="forward")`, apart from the highest frequency of an
     even grid, which is halved along each axis that keeps it.
 
     Args:
@@ -51,9 +51,9 @@ def analyse(
         orders: Highest frequency kept along each axis, at most half its number of points.
 
     Returns:
-        Real and imaginary parts, frequencies ``-K .. K`` along each axis but the last, ``0 .. K`` there.
+        Real and imaginary parts, frequencies `-K .. K` along each axis but the last, `0 .. K` there.
 
-    Example:
+    Examples:
         >>> x = torch.cos(2 * math.pi * torch.arange(8.0) / 8).reshape(1, 1, 8)
         >>> analyse(x, (1,))[0].flatten().abs().round(decimals=6)
         tensor([0.0000, 0.5000])
@@ -70,8 +70,8 @@ def synthesise(
 ) -> Float[Tensor, "batch channel *grid"]:
     """Return the real part of a Fourier series at the points of a grid.
 
-    The real part is the projection onto coefficients that fulfil ``c(-k) = conj c(k)``: on the plane where
-    the last frequency is zero it replaces ``c(k)`` by ``(c(k) + conj c(-k)) / 2``. Inverse real FFTs leave
+    The real part is the projection onto coefficients that fulfil `c(-k) = conj c(k)`: on the plane where
+    the last frequency is zero it replaces `c(k)` by `(c(k) + conj c(-k)) / 2`. Inverse real FFTs leave
     undefined what becomes of coefficients that break this symmetry; here the result is the same everywhere.
 
     Args:
@@ -81,7 +81,7 @@ def synthesise(
     Returns:
         The field, contiguous.
 
-    Example:
+    Examples:
         >>> coefficients = torch.zeros(2, 2, 1, 1)
         >>> coefficients[0, 1] = 0.5
         >>> synthesise(coefficients, (4,)).flatten().round()
@@ -162,7 +162,7 @@ def _halved(n: int, frequencies: Tensor, like: Float[Tensor, "2 k *rest"]) -> Fl
 
 
 def _basis(kind: str, n: int, order: int, like: Tensor) -> Tensor:
-    """Return a transform's matrix in the dtype and on the device of ``like``, kept for the next call."""
+    """Return a transform's matrix in the dtype and on the device of `like`, kept for the next call."""
     if torch.compiler.is_compiling() or type(like) is not Tensor:
         return _build(kind, n, order, like.dtype, like.device)
     return _kept(kind, n, order, like.dtype, like.device)
@@ -177,9 +177,9 @@ def _kept(kind: str, n: int, order: int, dtype: torch.dtype, device: torch.devic
 def _build(kind: str, n: int, order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Build a transform's matrix in float64.
 
-    The half axis maps a real line to ``[real; imaginary]``, with ``(2K, N)`` entries ``[cos; -sin]``; its
+    The half axis maps a real line to `[real; imaginary]`, with `(2K, N)` entries `[cos; -sin]`; its
     synthesis is the same matrix read the other way. The full axis maps real and imaginary parts, each by
-    ``(2K, N)``: ``[cos; -sin]`` and ``[sin; cos]``. Only the weights differ between the two directions.
+    `(2K, N)`: `[cos; -sin]` and `[sin; cos]`. Only the weights differ between the two directions.
     """
     half = kind.endswith("half")
     frequencies = torch.arange(0 if half else -order, order + 1, device=device)

@@ -2,12 +2,12 @@ r"""The spectral convolution of the Fourier neural operator, and band-limited re
 
 A spectral convolution multiplies the low Fourier coefficients of a field by learned matrices,
 
-.. math:: (K v)(x) = \mathcal{F}^{-1}\big( R(k)\, \mathcal{F} v(k) \big)(x), \qquad |k_j| \le m_j // 2,
+$$(K v)(x) = \mathcal{F}^{-1}\big( R(k)\, \mathcal{F} v(k) \big)(x), \qquad |k_j| \le m_j // 2,$$
 
 and thereby acts on functions: the same weights apply on every grid. Use it as the global layer of a neural
 operator, or alone as a learned convolution with a kernel as large as the domain.
 
-Axis letters: ``B`` batch, ``C`` channels in, ``O`` channels out, ``M`` kept frequencies of all axes together.
+Axis letters: `B` batch, `C` channels in, `O` channels out, `M` kept frequencies of all axes together.
 
 References:
     Z. Li, N. Kovachki, K. Azizzadenesheli, B. Liu, K. Bhattacharya, A. Stuart, A. Anandkumar, "Fourier Neural
@@ -32,21 +32,21 @@ Init = Literal["unit", "fno"]
 class SpectralConv(nn.Module):
     r"""Multiply the low Fourier coefficients of a field by learned complex matrices, one a frequency.
 
-    ``modes`` ``m_j`` along axis ``j`` means the ``2 (m_j // 2) + 1`` frequencies ``-(m_j // 2) .. m_j // 2``;
+    `modes` `m_j` along axis `j` means the `2 (m_j // 2) + 1` frequencies `-(m_j // 2) .. m_j // 2`;
     of the last axis the non-negative half is stored, since the field is real. The set is symmetric, so that
-    the layer can commute with reflections; a set that holds ``-m/2`` without ``m/2`` cannot.
+    the layer can commute with reflections; a set that holds `-m/2` without `m/2` cannot.
 
     Coefficients are those of the trigonometric interpolant, independent of the number of points, so that one
-    set of weights means the same operator on every grid, also from one grid to another (``output_shape``).
+    set of weights means the same operator on every grid, also from one grid to another (`output_shape`).
     A coefficient array that is not that of a real field is projected onto the nearest one that is.
 
-    Equals `rfftn` (``norm="forward"``), a product with the weights at the kept frequencies and `irfftn`, but
+    Equals `rfftn` (`norm="forward"`), a product with the weights at the kept frequencies and `irfftn`, but
     computes no other frequency (see `lemmata.operators.neural.fourier`) and no complex number:
-    weights are real, with real and imaginary part on the trailing axis, so that optimisers, ``.double()``,
-    distributed training and ``torch.compile`` treat them as any other parameter.
+    weights are real, with real and imaginary part on the trailing axis, so that optimisers, `.double()`,
+    distributed training and `torch.compile` treat them as any other parameter.
 
-    Shapes: ``(batch, in_channels, *grid) -> (batch, out_channels, *output_shape)``; the weight is
-    ``(*frequencies, in_channels, out_channels, 2)``. Costs O(C N K) for the transforms along an axis that
+    Shapes: `(batch, in_channels, *grid) -> (batch, out_channels, *output_shape)`; the weight is
+    `(*frequencies, in_channels, out_channels, 2)`. Costs O(C N K) for the transforms along an axis that
     keeps K frequencies and O(C^2 M) for the product.
 
     Args:
@@ -55,18 +55,18 @@ class SpectralConv(nn.Module):
         modes: Number of modes along each axis, whose count is the dimension (1 to 3); an integer means one
             axis.
         bias: Add a learned constant to each output channel.
-        weight_std: Standard deviation of real and of imaginary parts; overrides ``init``.
-        init: ``"unit"`` draws normal weights of variance ``1 / (2 in_channels)``, which keeps the variance of
-            a band-limited field; ``"fno"`` is the uniform draw on ``[0, 1 / (in_channels out_channels)]`` of
-            the first publication, which shrinks it by about ``sqrt(in_channels)`` a layer.
+        weight_std: Standard deviation of real and of imaginary parts; overrides `init`.
+        init: `"unit"` draws normal weights of variance `1 / (2 in_channels)`, which keeps the variance of
+            a band-limited field; `"fno"` is the uniform draw on `[0, 1 / (in_channels out_channels)]` of
+            the first publication, which shrinks it by about `sqrt(in_channels)` a layer.
         strict: Raise where a grid is too coarse for the modes, instead of using those it can represent.
-        generator: Source of the initial weights; torch's global one where ``None``.
+        generator: Source of the initial weights; torch's global one where `None`.
 
     Raises:
         ValueError: Where a number of channels or modes is not a positive integer, there are no or more than
-            three axes, ``weight_std`` is not positive, or ``init`` is unknown.
+            three axes, `weight_std` is not positive, or `init` is unknown.
 
-    Example:
+    Examples:
         >>> conv = SpectralConv(3, 5, modes=(8, 8))
         >>> conv(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 5, 32, 32])
@@ -120,7 +120,7 @@ class SpectralConv(nn.Module):
         """Draw the weights anew and set the bias to zero.
 
         Args:
-            generator: Source of the weights; torch's global one where ``None``.
+            generator: Source of the weights; torch's global one where `None`.
         """
         if self.weight_std is None and self.init == "fno":
             self.weight.uniform_(0, 1 / (self.in_channels * self.out_channels), generator=generator)
@@ -139,15 +139,15 @@ class SpectralConv(nn.Module):
 
         Args:
             x: Real field on a periodic grid.
-            output_shape: Number of points of the output along each axis; the input's where ``None``.
+            output_shape: Number of points of the output along each axis; the input's where `None`.
 
         Returns:
-            The output field, in the dtype of ``x``.
+            The output field, in the dtype of `x`.
 
         Raises:
             TypeError: Where the field is not real floating, or is not of the weights' precision.
-            ValueError: Where its rank or number of channels is not the layer's, ``output_shape`` is not one
-                positive number an axis, or a grid is too coarse and the layer ``strict``.
+            ValueError: Where its rank or number of channels is not the layer's, `output_shape` is not one
+                positive number an axis, or a grid is too coarse and the layer `strict`.
         """
         require_field(x, self.in_channels, self.dim)
         shape = x.shape[2:] if output_shape is None else _checked_shape(output_shape, self.dim)
@@ -196,19 +196,19 @@ def fourier_resample(
     represent is cut off, not folded back. Equals `scipy.signal.resample` along each axis.
 
     Args:
-        x: Real field, periodic along ``dims``.
-        output_shape: New number of points along each of ``dims``.
-        dims: Axes to resample; the last ``len(output_shape)`` ones where ``None``.
+        x: Real field, periodic along `dims`.
+        output_shape: New number of points along each of `dims`.
+        dims: Axes to resample; the last `len(output_shape)` ones where `None`.
 
     Returns:
-        The field at the points of the new grid, in the dtype of ``x``.
+        The field at the points of the new grid, in the dtype of `x`.
 
     Raises:
-        TypeError: Where ``x`` is not real floating.
-        ValueError: Where ``output_shape`` is not one positive integer for each of ``dims``, an axis does not
+        TypeError: Where `x` is not real floating.
+        ValueError: Where `output_shape` is not one positive integer for each of `dims`, an axis does not
             exist, is named twice, or holds no points.
 
-    Example:
+    Examples:
         >>> x = torch.cos(2 * math.pi * torch.arange(4.0) / 4)
         >>> fourier_resample(x, (8,)).round(decimals=4) + 0.0
         tensor([ 1.0000,  0.7071,  0.0000, -0.7071, -1.0000, -0.7071,  0.0000,  0.7071])

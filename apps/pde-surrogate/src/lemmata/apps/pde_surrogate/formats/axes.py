@@ -1,10 +1,10 @@
 """Which arrays of a file are input and target, and which of their axes is what.
 
-A *selection* names arrays and, for trajectories, times: ``"sol"``; ``"Vx,Vy"`` (two arrays as channels);
-``"tensor@0"``, ``"tensor@-1"`` (one time); ``"usol@:-1"``, ``"usol@1:"`` (each time a sample, here pairs one
-step apart); ``"tensor@all"`` (times as channels).
+A *selection* names arrays and, for trajectories, times: `"sol"`; `"Vx,Vy"` (two arrays as channels);
+`"tensor@0"`, `"tensor@-1"` (one time); `"usol@:-1"`, `"usol@1:"` (each time a sample, here pairs one
+step apart); `"tensor@all"` (times as channels).
 
-A *layout* gives one letter an axis: ``n`` samples, ``t`` time, ``c`` channels, ``x y z`` space.
+A *layout* gives one letter an axis: `n` samples, `t` time, `c` channels, `x y z` space.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Selection:
 
     Args:
         names: Names of arrays, stacked as channels.
-        time: One time, several (each a sample), ``"all"`` (as channels), or ``None`` where not given.
+        time: One time, several (each a sample), `"all"` (as channels), or `None` where not given.
     """
 
     names: tuple[str, ...]
@@ -36,19 +36,19 @@ class Selection:
 
 
 def parse_roles(given: Mapping[str, str] | Sequence[str] | str | None, option: str) -> dict[str, str]:
-    """Parse what is said of input and target: ``"input=coeff target=sol"``, a list of such, or a mapping.
+    """Parse what is said of input and target: `"input=coeff target=sol"`, a list of such, or a mapping.
 
     Args:
-        given: What the user gave; a text without ``=`` holds for both.
+        given: What the user gave; a text without `=` holds for both.
         option: Name of the option, for messages.
 
     Returns:
-        What is said of ``"input"`` and ``"target"``; either may be missing.
+        What is said of `"input"` and `"target"`; either may be missing.
 
     Raises:
-        ValueError: Where another role is named or a part is not ``role=value``.
+        ValueError: Where another role is named or a part is not `role=value`.
 
-    Example:
+    Examples:
         >>> parse_roles("input=coeff target=sol", "map")
         {'input': 'coeff', 'target': 'sol'}
         >>> parse_roles("nxyc", "layout")
@@ -71,7 +71,7 @@ def parse_roles(given: Mapping[str, str] | Sequence[str] | str | None, option: s
 
 
 def parse_selection(text: str, names: Sequence[str]) -> Selection:
-    """Parse a selection such as ``"tensor@-1"``; see this module's docstring.
+    """Parse a selection such as `"tensor@-1"`; see this module's docstring.
 
     Args:
         text: The selection.
@@ -81,9 +81,9 @@ def parse_selection(text: str, names: Sequence[str]) -> Selection:
         The selection.
 
     Raises:
-        ValueError: Where an array is not in the file, or the time is not an integer, a slice or ``all``.
+        ValueError: Where an array is not in the file, or the time is not an integer, a slice or `all`.
 
-    Example:
+    Examples:
         >>> parse_selection("u,v@-1", ["u", "v"])
         Selection(names=('u', 'v'), time=-1)
     """
@@ -113,7 +113,7 @@ def guess_layout(shape: Sequence[int], *, trajectory: bool = False) -> str:
     Raises:
         ValueError: Where no layout suggests itself.
 
-    Example:
+    Examples:
         >>> guess_layout((1000, 16, 16)), guess_layout((50, 64, 64, 2)), guess_layout((100, 1, 256))
         ('nxy', 'nxyc', 'ncx')
     """
@@ -151,7 +151,7 @@ def guess_target_layout(shape: Sequence[int], grid: Sequence[int], *, trajectory
     Raises:
         ValueError: Where no layout suggests itself.
 
-    Example:
+    Examples:
         >>> guess_target_layout((800, 17, 16), (16,))
         'ntx'
     """
@@ -169,20 +169,20 @@ def guess_target_layout(shape: Sequence[int], grid: Sequence[int], *, trajectory
 
 
 def arrange(array: npt.NDArray[Any], layout: str, time: int | slice | str) -> npt.NDArray[Any]:
-    """Bring an array to ``(n, channels, *grid)``.
+    """Bring an array to `(n, channels, *grid)`.
 
     Args:
         array: The array as its file holds it.
         layout: One letter an axis.
-        time: Which times to take where the layout has ``t``; see :class:`Selection`.
+        time: Which times to take where the layout has `t`; see `Selection`.
 
     Returns:
-        Fields ``(n, channels, *grid)``, space in the order ``x y z``.
+        Fields `(n, channels, *grid)`, space in the order `x y z`.
 
     Raises:
         ValueError: Where the layout does not fit the array, or the time is out of range.
 
-    Example:
+    Examples:
         >>> arrange(np.zeros((800, 17, 16)), "ntx", -1).shape
         (800, 1, 16)
         >>> arrange(np.zeros((256, 101)), "xt", slice(None, -1)).shape

@@ -22,12 +22,12 @@ def is_periodic(fields: Float[Tensor, "n channel *grid"]) -> tuple[bool, ...]:
     vanishes at both ends closes too, but with a kink.
 
     Args:
-        fields: Fields ``(n, channels, *grid)``.
+        fields: Fields `(n, channels, *grid)`.
 
     Returns:
-        One guess an axis; ``False`` where an axis has fewer than five points.
+        One guess an axis; `False` where an axis has fewer than five points.
 
-    Example:
+    Examples:
         >>> x = torch.arange(32) / 32
         >>> wave, bump = torch.sin(2 * torch.pi * x), x * (1 - x)
         >>> is_periodic(wave[None, None]), is_periodic(bump[None, None])
@@ -62,10 +62,10 @@ def guess_grid(
     """Place fields on a grid: as told, by coordinate arrays, or by their look.
 
     Args:
-        fields: Fields ``(n, channels, *grid)``.
+        fields: Fields `(n, channels, *grid)`.
         others: Arrays of the file that are no fields; coordinates are looked for among them.
-        length: Length of the box, one for all axes or one each; ``None`` guesses.
-        layout: Layout of the grid; ``None`` guesses.
+        length: Length of the box, one for all axes or one each; `None` guesses.
+        layout: Layout of the grid; `None` guesses.
 
     Returns:
         The grid, and what was assumed (empty where nothing was).

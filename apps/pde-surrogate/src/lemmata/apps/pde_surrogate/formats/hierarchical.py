@@ -17,14 +17,14 @@ __all__ = ["is_zarr", "open_hdf5", "open_netcdf", "open_zarr"]
 def open_hdf5(path: Path) -> dict[str, ArraySource]:
     """List the data sets of an HDF5 file.
 
-    A file with one group a sample (``0000/data``, ``0001/data``, ... as some of PDEBench's) appears as arrays
-    with a leading sample axis, named by what lies in the groups (``data``).
+    A file with one group a sample (`0000/data`, `0001/data`, ... as some of PDEBench's) appears as arrays
+    with a leading sample axis, named by what lies in the groups (`data`).
 
     Args:
         path: The file.
 
     Returns:
-        Data sets by name; groups are separated by ``/``.
+        Data sets by name; groups are separated by `/`.
 
     Raises:
         FieldFileError: Where the file is not HDF5, truncated or corrupt.
@@ -100,7 +100,7 @@ def open_zarr(path: Path) -> dict[str, ArraySource]:
         path: The store's folder.
 
     Returns:
-        Arrays by name; groups are separated by ``/``; a lone array by the folder's stem.
+        Arrays by name; groups are separated by `/`; a lone array by the folder's stem.
 
     Raises:
         FieldFileError: Where the store's metadata cannot be read.

@@ -1,4 +1,4 @@
-"""MATLAB's ``.mat``: version 5 through SciPy, version 7.3 (HDF5 with reversed axes) through h5py."""
+"""MATLAB's `.mat`: version 5 through SciPy, version 7.3 (HDF5 with reversed axes) through h5py."""
 
 import warnings
 from functools import partial
@@ -17,7 +17,7 @@ __all__ = ["open_matlab"]
 
 
 def open_matlab(path: Path) -> dict[str, ArraySource]:
-    """List the numeric variables of a ``.mat`` file, with their axes as MATLAB shows them.
+    """List the numeric variables of a `.mat` file, with their axes as MATLAB shows them.
 
     Args:
         path: The file, of any version.
@@ -26,7 +26,7 @@ def open_matlab(path: Path) -> dict[str, ArraySource]:
         Variables by name.
 
     Raises:
-        FieldFileError: Where the file is not a ``.mat`` file, truncated or corrupt.
+        FieldFileError: Where the file is not a `.mat` file, truncated or corrupt.
     """
     with reading(path, "a MATLAB file"):
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""NumPy's ``.npy`` and ``.npz``; pickled objects are never loaded."""
+"""NumPy's `.npy` and `.npz`; pickled objects are never loaded."""
 
 import zipfile
 from functools import partial
@@ -14,7 +14,7 @@ __all__ = ["open_npy", "open_npy_folder", "open_npz"]
 
 
 def open_npy(path: Path) -> dict[str, ArraySource]:
-    """List the one array of an ``.npy`` file, named by the file's stem.
+    """List the one array of an `.npy` file, named by the file's stem.
 
     Args:
         path: The file.
@@ -23,7 +23,7 @@ def open_npy(path: Path) -> dict[str, ArraySource]:
         The array by its name.
 
     Raises:
-        FieldFileError: Where the file is not an ``.npy`` file, or shorter than its header announces.
+        FieldFileError: Where the file is not an `.npy` file, or shorter than its header announces.
     """
     with reading(path, "a .npy file"), path.open("rb") as file:
         shape, dtype = _header(file)
@@ -34,7 +34,7 @@ def open_npy(path: Path) -> dict[str, ArraySource]:
 
 
 def open_npy_folder(path: Path) -> dict[str, ArraySource]:
-    """List the arrays of every ``.npy`` file in a folder.
+    """List the arrays of every `.npy` file in a folder.
 
     Args:
         path: The folder.
@@ -43,7 +43,7 @@ def open_npy_folder(path: Path) -> dict[str, ArraySource]:
         Arrays by the stems of their files.
 
     Raises:
-        FieldFileError: Where the folder holds none, or one is not an ``.npy`` file.
+        FieldFileError: Where the folder holds none, or one is not an `.npy` file.
     """
     files = sorted(path.glob("*.npy"))
     if not files:
@@ -52,7 +52,7 @@ def open_npy_folder(path: Path) -> dict[str, ArraySource]:
 
 
 def open_npz(path: Path) -> dict[str, ArraySource]:
-    """List the arrays of an ``.npz`` archive.
+    """List the arrays of an `.npz` archive.
 
     Args:
         path: The file.

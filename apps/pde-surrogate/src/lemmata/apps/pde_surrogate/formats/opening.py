@@ -30,13 +30,13 @@ def open_arrays(path: Path) -> dict[str, ArraySource]:
     """List the arrays of a file or folder without converting them.
 
     Args:
-        path: A file whose suffix names its format, a Zarr store, or a folder of ``.npy`` files.
+        path: A file whose suffix names its format, a Zarr store, or a folder of `.npy` files.
 
     Returns:
         Arrays by name, never empty.
 
     Raises:
-        FileNotFoundError: Where there is nothing at ``path``.
+        FileNotFoundError: Where there is nothing at `path`.
         FieldFileError: Where the format is unknown, the file is truncated or corrupt, or it holds no array.
     """
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Find a file's input and target, bring them to ``(n, channels, *grid)``, and say what was assumed."""
+"""Find a file's input and target, bring them to `(n, channels, *grid)`, and say what was assumed."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ class FieldReader:
         return self.notices
 
     def role(self, role: str, *, like: Tensor | None = None) -> Tensor:
-        """Read input or target as ``(n, channels, *grid)``."""
+        """Read input or target as `(n, channels, *grid)`."""
         selection = self.selection(role)
         self.used.update(selection.names)
         parts = [self._fields(role, name, selection.time, like) for name in selection.names]

@@ -22,7 +22,7 @@ class ArraySource:
 
     Args:
         file: The file it lies in.
-        name: Its name there; groups are separated by ``/``.
+        name: Its name there; groups are separated by `/`.
         shape: Its shape.
         dtype: Its type as NumPy names it.
         load: Reads it.
@@ -79,7 +79,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
         what: What it is read as, or which of its arrays.
 
     Raises:
-        FieldFileError: Where the block raises anything but a :class:`FieldFileError`.
+        FieldFileError: Where the block raises anything but a `FieldFileError`.
     """
     try:
         yield

@@ -23,10 +23,10 @@ class ArraySummary:
         name: Its name in the file.
         shape: Its shape there.
         dtype: Its type there.
-        low: Smallest finite value, ``None`` where there is none.
-        high: Largest finite value, ``None`` where there is none.
+        low: Smallest finite value, `None` where there is none.
+        high: Largest finite value, `None` where there is none.
         bad: Number of NaN and infinite values.
-        periodic: Guess along every axis but the first, say ``"x no, y yes"``; empty where it makes no sense.
+        periodic: Guess along every axis but the first, say `"x no, y yes"`; empty where it makes no sense.
         note: Why it cannot be read, or how it would be cast.
     """
 
@@ -48,7 +48,7 @@ class Inspection:
         path: The file.
         arrays: Its arrays.
         notices: What reading it would assume, cast or find odd.
-        problem: Why it cannot be read as input and target; ``None`` where it can.
+        problem: Why it cannot be read as input and target; `None` where it can.
     """
 
     path: Path

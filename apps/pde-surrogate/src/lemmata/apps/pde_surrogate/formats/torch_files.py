@@ -1,4 +1,4 @@
-"""PyTorch's ``.pt`` dictionaries of tensors, loaded with ``weights_only``: no code runs."""
+"""PyTorch's `.pt` dictionaries of tensors, loaded with `weights_only`: no code runs."""
 
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ __all__ = ["open_torch"]
 
 
 def open_torch(path: Path) -> dict[str, ArraySource]:
-    """List the tensors of a ``.pt`` file: a dictionary of tensors, a sequence of them, or one tensor.
+    """List the tensors of a `.pt` file: a dictionary of tensors, a sequence of them, or one tensor.
 
     Args:
         path: The file.
