@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent
+FINDINGS = pytest.StashKey[list[str]]()
 RECORDS = ROOT / "docs" / "records"
 PLOTS = ROOT / "docs" / "plots"
 
@@ -29,6 +30,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect what claims and benchmarks find, for the end of the run."""
+    config.stash[FINDINGS] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what claims and benchmarks found."""
+    if config.stash[FINDINGS]:
+        terminalreporter.section("findings")
+        for line in config.stash[FINDINGS]:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture
@@ -74,6 +88,7 @@ class Claim:
 
     package: str
     name: str
+    findings: list[str]
     started: float = field(default_factory=time.perf_counter)
     recorded: bool = False
 
@@ -138,6 +153,12 @@ class Claim:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.name}.json").write_text(json.dumps(record, indent=2) + "\n")
         self.recorded = True
+        self.findings.append(f"{self.name}: {status}")
+        self.findings += [
+            f"    {bar.quantity}: {bar.value:.3g} (ours {bar.ours:.3g}, baseline {bar.baseline:.3g}), "
+            f"bar {bar.relation} {bar.limit:g}: {'holds' if bar.holds else 'missed'}"
+            for bar in bars
+        ]
         missed = [
             f"{bar.quantity}: {bar.value:.4g}, not {bar.relation} {bar.limit:g}"
             for bar in bars
@@ -161,7 +182,8 @@ class Claim:
 @pytest.fixture
 def claim(request: pytest.FixtureRequest) -> Iterator[Claim]:
     """Record a claim's outcome in ``docs/records``; a claim that records nothing fails."""
-    recorder = Claim(package=_member(request.path), name=request.node.name)
+    findings = request.config.stash[FINDINGS]
+    recorder = Claim(package=_member(request.path), name=request.node.name, findings=findings)
     yield recorder
     outcome = getattr(request.node, "call_outcome", None)
     if outcome == "passed" and not recorder.recorded:
@@ -220,6 +242,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         folder = RECORDS / "benchmarks" / package
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{module}.json").write_text(json.dumps(record, indent=2) + "\n")
+        medians = {(row["workload"], row["side"]): row["median"] for row in rows}
+        session.config.stash[FINDINGS] += [
+            f"{workload}: {medians[workload, 'lemmata'] / median:.3g} of the time of {side}"
+            for (workload, side), median in medians.items()
+            if side != "lemmata"
+        ]
 
 
 def versions(package: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Write docs/claims.md and docs/benchmarks.md from the records in docs/records; ``--check`` only compares."""
+"""Write docs/claims.md, docs/benchmarks.md and the README's claims from docs/records; `--check` compares."""
 
 import argparse
 import json
@@ -9,24 +9,33 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "records"
+README = DOCS.parent / "README.md"
+BEGIN, END = "<!-- claims: written by docs/render.py -->", "<!-- end of claims -->"
 Record = dict[str, Any]
 
 
 def main() -> int:
-    """Render both pages, or say which one is not what its records say."""
+    """Render every page, or say which one is not what its records say."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="exit with 1 where a page differs from its records"
     )
     check = parser.parse_args().check
-    pages = {"claims.md": claims_page(load("claims")), "benchmarks.md": benchmarks_page(load("benchmarks"))}
-    stale = [name for name, text in pages.items() if not same(DOCS / name, text)]
+    claims, benchmarks = load("claims"), load("benchmarks")
+    pages = {
+        DOCS / "claims.md": claims_page(claims),
+        DOCS / "benchmarks.md": benchmarks_page(benchmarks),
+        README: with_claims(README.read_text(), claims),
+    }
+    stale = [path for path, text in pages.items() if not same(path, text)]
     if check:
-        for name in stale:
-            sys.stderr.write(f"docs/{name} is not what docs/records says: run `python docs/render.py`\n")
+        for path in stale:
+            sys.stderr.write(f"{path.name} is not what docs/records says: run `python docs/render.py`\n")
         return bool(stale)
-    for name in stale:
-        (DOCS / name).write_text(pages[name])
+    for path in stale:
+        path.write_text(pages[path])
+    for package, records in benchmarks.items():
+        plot_ratios(package, records)
     return 0
 
 
@@ -75,6 +84,22 @@ def claims_page(packages: dict[str, list[Record]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_claims(readme: str, packages: dict[str, list[Record]]) -> str:
+    """Return the README with its table of claims written anew."""
+    rows = ["| claim | measured, with bar | status |", "|---|---|---|"]
+    for package, records in packages.items():
+        for record in records:
+            link = f"[{package}: {cell(record['sentence'])}](docs/claims.md#{anchor(record)})"
+            bars = "<br>".join(
+                f"{cell(bar['quantity'])}: {number(bar['value'])} ({bar['relation']} {number(bar['limit'])})"
+                for bar in record["bars"]
+            )
+            rows.append(f"| {link} | {bars} | {record['status']} |")
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return "\n".join([f"{before}{BEGIN}", "", *rows, "", f"{END}{after}"])
+
+
 def claim_section(record: Record) -> list[str]:
     """Set out one claim in full."""
     lines = [
@@ -82,7 +107,7 @@ def claim_section(record: Record) -> list[str]:
         "",
         f"{record['paper']}. Status: **{record['status']}**.",
         "",
-        f"{record['setup']} Baseline: {record['baseline']}.",
+        f"Set-up: {record['setup'].rstrip('.')}. Baseline: {record['baseline']}.",
         "",
         "| quantity | ours | baseline | value | bar | holds |",
         "|---|---|---|---|---|---|",
@@ -111,7 +136,7 @@ def benchmarks_page(packages: dict[str, list[Record]]) -> str:
         'faster. Generated from the records of `uv run nox -s "benchmarks(<package>)"`.',
     ]
     for package, records in packages.items():
-        lines += ["", f"## lemmata.{package}"]
+        lines += ["", f"## lemmata.{package}", "", f"![Ratios of medians](plots/benchmarks/{package}.svg)"]
         for record in records:
             lines += ["", "| workload | peer | ours / peer | aim |", "|---|---|---|---|"]
             for workload, peer, ratio, aim in ratios(record):
@@ -134,6 +159,27 @@ def ratios(record: Record) -> list[tuple[str, str, float, float | None]]:
         for peer, row in sides.items()
         if peer != "lemmata"
     ]
+
+
+def plot_ratios(package: str, records: list[Record]) -> None:
+    """Draw every ratio of a package on a logarithmic axis, with the aim where there is one."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows = [row for record in records for row in ratios(record)][::-1]
+    names = [f"{workload.split(':')[0]}\nagainst {peer}" for workload, peer, _, _ in rows]
+    with mpl.rc_context({"svg.hashsalt": package, "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(8, 0.8 + 0.42 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(names, [ratio for _, _, ratio, _ in rows], height=0.55, color="#4477aa")
+        for place, (_, _, _, aim) in enumerate(rows):
+            if aim:
+                axes.plot([aim, aim], [place - 0.4, place + 0.4], color="#222222")
+        axes.axvline(1.0, color="#cc3311", linewidth=1)
+        axes.set(xscale="log", xlabel="our median time / the peer's (red: equal; black: the aim)")
+        path = DOCS / "plots" / "benchmarks" / f"{package}.svg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
 
 
 def anchor(record: Record) -> str:

@@ -116,7 +116,7 @@ def save_figure(
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
             path = Path(f"{stem}{suffix}")
             with write_atomically(path) as draft:
-                figure.savefig(draft, metadata=metadata)
+                figure.savefig(draft, metadata=metadata, bbox_inches="tight")
             paths.append(path)
     if data is not None:
         table = data if isinstance(data, Table) else _columns(data)
