@@ -1,8 +1,7 @@
 """Maps between function spaces: neural operators, the solvers that feed or replace them, and norms of fields.
 
 Every public name of the package's foundation is here; the names that only some need are one level down, in
-`neural`, `pde`, `solvers`,
-`losses` and their neighbours.
+`neural`, `pde`, `solvers`, `losses` and their neighbours.
 """
 
 from lemmata.operators.data import FieldDataset, MultiResolutionLoader

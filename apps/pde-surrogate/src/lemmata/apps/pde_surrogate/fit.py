@@ -35,7 +35,7 @@ def fit(
         train: Data set of the app or file of fields, or several.
         out: The run's folder: checkpoints, metrics.csv, TensorBoard's events.
         val: Validation data, or the fraction of the training samples to set aside; none where None.
-        name: The model; see `MODELS`.
+        name: The model; see `models.MODELS`.
         size: Preset of the model.
         overrides: Arguments of the model that take the place of the preset's.
         loss: The loss; see `SurrogateModule`.
@@ -54,7 +54,7 @@ def fit(
         progress: Show a progress bar; where stderr is a terminal by default.
 
     Returns:
-        The run's folder, which `load` takes.
+        The run's folder, which `Surrogate.load` takes.
 
     Raises:
         FileExistsError: Where the folder holds a run and neither `force` nor `resume` is given.

@@ -103,7 +103,7 @@ class Advection1d(PeriodicEquation):
         return states.to(inputs.dtype)
 
     def solver(self, resolution: int | Sequence[int]) -> dict[str, Any]:
-        """Describe the solver; see `solver`."""
+        """Describe the solver; see `Equation.solver`."""
         return {"method": "exact shift of Fourier phases", "resolution": list(self.grid(resolution).shape)}
 
     def _start(self, inputs: Float[Tensor, "n 1 *grid"]) -> Float[Tensor, "n 1 *grid"]:

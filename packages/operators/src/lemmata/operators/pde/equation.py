@@ -2,7 +2,7 @@ r"""What every equation offers: random inputs, a reference solver, its residual 
 
 An `Equation` maps input fields (a coefficient, a source or an initial state) to solution fields on a
 grid of its own layout. All randomness enters by `generator`, all solves run in float64, and fields travel
-between grids by `restrict` and `prolong`, never by striding where that aliases.
+between grids by `Equation.restrict` and `Equation.prolong`, never by striding where that aliases.
 
 Axis letters used below: `N` points of an axis, `M` points of the same axis on the other grid.
 """

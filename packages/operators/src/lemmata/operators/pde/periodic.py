@@ -130,7 +130,7 @@ class PeriodicEquation(Equation):
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "n channel *grid"]:
-        """Draw initial states; see `sample_inputs`."""
+        """Draw initial states; see `Equation.sample_inputs`."""
         field = self._random_field(self.grid(resolution).shape)
         return field.sample(n, generator=generator, dtype=dtype, device=device).unsqueeze(1)
 
@@ -229,7 +229,7 @@ class PeriodicEquation(Equation):
         return self.restrict(fields, resolution)
 
     def solver(self, resolution: int | Sequence[int]) -> dict[str, Any]:
-        """Describe the solver; see `solver`."""
+        """Describe the solver; see `Equation.solver`."""
         grid = self.grid(resolution)
         steps, dt = self._steps(grid, 1)
         return {
