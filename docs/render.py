@@ -61,22 +61,7 @@ def claims_page(packages: dict[str, list[Record]]) -> str:
         'Generated from the records of `uv run nox -s "claims(<package>)"`.',
     ]
     for package, records in packages.items():
-        lines += [
-            "",
-            f"## lemmata.{package}",
-            "",
-            "| claim | paper's figure | measured | bar | status |",
-            "|---|---|---|---|---|",
-        ]
-        for record in records:
-            title = f"[{cell(record['sentence'])}](#{anchor(record)})"
-            measured = "<br>".join(
-                cell(f"{bar['quantity']}: {number(bar['value'])}") for bar in record["bars"]
-            )
-            limits = "<br>".join(f"{bar['relation']} {number(bar['limit'])}" for bar in record["bars"])
-            lines.append(
-                f"| {title} | {cell(record['published'])} | {measured} | {limits} | **{record['status']}** |"
-            )
+        lines += ["", f"## lemmata.{package}", "", *summary(records, page="")]
         for record in records:
             lines += ["", *claim_section(record)]
     if not packages:
@@ -86,18 +71,34 @@ def claims_page(packages: dict[str, list[Record]]) -> str:
 
 def with_claims(readme: str, packages: dict[str, list[Record]]) -> str:
     """Return the README with its table of claims written anew."""
-    rows = ["| claim | measured, with bar | status |", "|---|---|---|"]
-    for package, records in packages.items():
-        for record in records:
-            link = f"[{package}: {cell(record['sentence'])}](docs/claims.md#{anchor(record)})"
-            bars = "<br>".join(
-                f"{cell(bar['quantity'])}: {number(bar['value'])} ({bar['relation']} {number(bar['limit'])})"
-                for bar in record["bars"]
-            )
-            rows.append(f"| {link} | {bars} | {record['status']} |")
+    tables = [
+        f"**{package}**\n\n" + "\n".join(summary(records, "docs/claims.md"))
+        for package, records in packages.items()
+    ]
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return "\n".join([f"{before}{BEGIN}", "", *rows, "", f"{END}{after}"])
+    return "\n\n".join([f"{before}{BEGIN}", *tables, f"{END}{after}"])
+
+
+def summary(records: list[Record], page: str) -> list[str]:
+    """Return a table with a row a claim: its first figure beside the baseline's, and how many bars hold."""
+    rows = [
+        "| claim | paper's figure | measured first | ours | baseline | bars held | status |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        first, held = record["bars"][0], sum(bar["holds"] for bar in record["bars"])
+        cells = (
+            f"[{cell(record['sentence'])}]({page}#{anchor(record)})",
+            cell(record["published"]),
+            cell(first["quantity"]),
+            number(first["ours"]),
+            number(first["baseline"]),
+            f"{held} of {len(record['bars'])}",
+            f"**{record['status']}**",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
 
 
 def claim_section(record: Record) -> list[str]:

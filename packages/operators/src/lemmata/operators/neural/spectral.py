@@ -2,7 +2,7 @@ r"""The spectral convolution of the Fourier neural operator, and band-limited re
 
 A spectral convolution multiplies the low Fourier coefficients of a field by learned matrices,
 
-$$(K v)(x) = \mathcal{F}^{-1}\big( R(k)\, \mathcal{F} v(k) \big)(x), \qquad |k_j| \le m_j // 2,$$
+$$(K v)(x) = \mathcal{F}^{-1}\big( R(k)\, \mathcal{F} v(k) \big)(x), \qquad |k_j| \le \lfloor m_j/2 \rfloor,$$
 
 and thereby acts on functions: the same weights apply on every grid. Use it as the global layer of a neural
 operator, or alone as a learned convolution with a kernel as large as the domain.
