@@ -16,7 +16,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     name, res = request.param
     folder = tmp_path_factory.mktemp(name)
     learner = SurrogateModule(size="S", overrides={"width": 4, "modes": 4, "depth": 1})
-    learner.learn([make_equation(name).dataset(4, res)])
+    learner.learn([make_equation(name).dataset(4, res, generator=torch.Generator().manual_seed(0))])
     checkpoint: dict[str, Any] = {
         "state_dict": learner.state_dict(),
         "hyper_parameters": dict(learner.hparams),
