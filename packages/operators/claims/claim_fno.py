@@ -58,6 +58,7 @@ def claim_fno_is_as_accurate_as_neuraloperator_after_the_same_training(claim: An
         for side, build in sides.items()
     }
     ours, baseline = (np.array([run.errors[-1] for run in of_side]) for of_side in runs.values())
+    by_default = train(our_default_darcy_model, data, SEEDS[0], epochs=16, batch=25, rate=3e-3)
     claim(
         sentence="The Fourier neural operator learns the solution operator of Darcy flow; here, as well as in"
         " its authors' library",
@@ -82,7 +83,10 @@ def claim_fno_is_as_accurate_as_neuraloperator_after_the_same_training(claim: An
         seeds=SEEDS,
         figure=training_curves(runs, "Darcy flow at 16 x 16, three seeds"),
         notes=f"By seed, ours {rounded(ours)}, baseline {rounded(baseline)}. Our mode set is symmetric and"
-        " hence odd; the setting taken keeps fewer modes than the baseline's.",
+        " hence odd; the setting taken keeps fewer modes than the baseline's. The layout of our coordinates"
+        " was chosen after comparing four on these seeds and test fields, the baseline's is its default: the"
+        " comparison favours us by that much. With our own default, meant for periodic boxes, the first seed"
+        f" gives {rounded(by_default.errors[-1:])}.",
     )
 
 
@@ -178,6 +182,11 @@ def published_darcy(real_data: Any) -> Data:
 def our_darcy_model() -> nn.Module:
     """Return our model: frequencies -5 .. 5 by 0 .. 6, coordinates appended as the library does."""
     return FNO(1, 1, width=24, modes=(11, 12), depth=4, coordinates="nodes")
+
+
+def our_default_darcy_model() -> nn.Module:
+    """Return our model with its default coordinates, which take the box for a periodic one."""
+    return FNO(1, 1, width=24, modes=(11, 12), depth=4)
 
 
 def peer_darcy_model() -> nn.Module:
