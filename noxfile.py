@@ -29,8 +29,13 @@ def members(folder: str, holding: str = "") -> list[str]:
 
 
 PACKAGES, APPS = members("packages"), members("apps")
-CLAIMANTS = members("packages", "claims")
+CLAIMANTS = members("packages", "claims") + members("apps", "claims")
 RACERS = members("packages", "benchmarks")
+
+
+def folder_of(member: str) -> str:
+    """Return a member's folder."""
+    return f"packages/{member}" if member in PACKAGES else f"apps/{member}"
 
 
 def by_id(name: str, values: list[str]):
@@ -141,18 +146,17 @@ def integration(session: nox.Session) -> None:
 def slow(session: nox.Session, member: str) -> None:
     """Run the tests of one member that take more than a few seconds each."""
     sync_member(session, member, "test")
-    folder = "packages" if member in PACKAGES else "apps"
-    pytest(session, "-m", "slow", f"{folder}/{member}/tests", parallel=False)
+    pytest(session, "-m", "slow", f"{folder_of(member)}/tests", parallel=False)
 
 
 @nox.session(default=False)
-@by_id("package", CLAIMANTS)
-def claims(session: nox.Session, package: str) -> None:
-    """Run one package's claims and write docs/claims.md; ``-- --full`` runs the long ones too."""
-    sync_member(session, package, "test", "benchmarks")
+@by_id("member", CLAIMANTS)
+def claims(session: nox.Session, member: str) -> None:
+    """Run one member's claims and write docs/claims.md; ``-- --full`` runs the long ones too."""
+    sync_member(session, member, "test", "benchmarks")
     names = ("-o", "python_files=claim_*.py", "-o", "python_functions=claim_*")
     try:
-        pytest(session, *names, f"packages/{package}/claims", parallel=False, checked=False)
+        pytest(session, *names, f"{folder_of(member)}/claims", parallel=False, checked=False)
     finally:
         session.run("python", "docs/render.py")
 

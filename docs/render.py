@@ -61,7 +61,7 @@ def claims_page(packages: dict[str, list[Record]]) -> str:
         'Generated from the records of `uv run nox -s "claims(<package>)"`.',
     ]
     for package, records in packages.items():
-        lines += ["", f"## lemmata.{package}", "", *summary(records, page="")]
+        lines += ["", f"## {package}", "", *summary(records, page="")]
         for record in records:
             lines += ["", *claim_section(record)]
     if not packages:

@@ -1,0 +1,3 @@
+"""Optimisers that train whole networks."""
+
+__all__: list[str] = []
