@@ -61,7 +61,7 @@ def claims_page(packages: dict[str, list[Record]]) -> str:
         'Generated from the records of `uv run nox -s "claims(<package>)"`.',
     ]
     for package, records in packages.items():
-        lines += ["", f"## {package}", "", *summary(records, page="")]
+        lines += ["", f"## {heading(package)}", "", *summary(records, page="")]
         for record in records:
             lines += ["", *claim_section(record)]
     if not packages:
@@ -137,25 +137,42 @@ def benchmarks_page(packages: dict[str, list[Record]]) -> str:
         'faster. Generated from the records of `uv run nox -s "benchmarks(<package>)"`.',
     ]
     for package, records in packages.items():
-        lines += ["", f"## lemmata.{package}", "", f"![Ratios of medians](plots/benchmarks/{package}.svg)"]
+        lines += ["", f"## {heading(package)}", "", f"![Ratios of medians](plots/benchmarks/{package}.svg)"]
         for record in records:
-            lines += ["", "| workload | peer | ours / peer | aim |", "|---|---|---|---|"]
-            for workload, peer, ratio, aim in ratios(record):
-                target = f"<= {number(aim)}" if aim else ""
-                lines.append(f"| {cell(workload)} | {cell(peer)} | {number(ratio)} | {target} |")
+            lines += ["", "| workload | peer | ours / peer | aim | ours, besides |", "|---|---|---|---|---|"]
+            for workload, peer, ratio, extra in ratios(record):
+                lines.append(
+                    f"| {cell(workload)} | {cell(peer)} | {number(ratio)} | {aim(extra)} | {besides(extra)} |"
+                )
             lines += ["", f"<small>{record['date']}; {versions(record)}</small>"]
     if not packages:
         lines += ["", "Nothing has been measured yet."]
     return "\n".join(lines) + "\n"
 
 
-def ratios(record: Record) -> list[tuple[str, str, float, float | None]]:
-    """Pair our side of each workload with every peer's."""
+def aim(extra: Record) -> str:
+    """State the ratio aimed at, where there is one."""
+    return f"<= {number(extra['bar'])}" if extra.get("bar") else ""
+
+
+def besides(extra: Record) -> str:
+    """List what our side noted besides the time: bytes of state, native number formats."""
+    noted = {name: value for name, value in extra.items() if name != "bar"}
+    return cell(
+        "; ".join(
+            f"{name.replace('_', ' ')} {number(value) if isinstance(value, float) else value}"
+            for name, value in noted.items()
+        )
+    )
+
+
+def ratios(record: Record) -> list[tuple[str, str, float, Record]]:
+    """Pair our side of each workload with every peer's, and with what our side noted."""
     workloads: dict[str, dict[str, Record]] = defaultdict(dict)
     for row in record["rows"]:
         workloads[row["workload"]][row["side"]] = row
     return [
-        (workload, peer, sides["lemmata"]["median"] / row["median"], sides["lemmata"]["extra"].get("bar"))
+        (workload, peer, sides["lemmata"]["median"] / row["median"], sides["lemmata"]["extra"])
         for workload, sides in workloads.items()
         for peer, row in sides.items()
         if peer != "lemmata"
@@ -173,14 +190,19 @@ def plot_ratios(package: str, records: list[Record]) -> None:
         figure = Figure(figsize=(8, 0.8 + 0.42 * len(rows)), layout="constrained")
         axes = figure.subplots()
         axes.barh(names, [ratio for _, _, ratio, _ in rows], height=0.55, color="#4477aa")
-        for place, (_, _, _, aim) in enumerate(rows):
-            if aim:
-                axes.plot([aim, aim], [place - 0.4, place + 0.4], color="#222222")
+        for place, (_, _, _, extra) in enumerate(rows):
+            if bar := extra.get("bar"):
+                axes.plot([bar, bar], [place - 0.4, place + 0.4], color="#222222")
         axes.axvline(1.0, color="#cc3311", linewidth=1)
         axes.set(xscale="log", xlabel="our median time / the peer's (red: equal; black: the aim)")
         path = DOCS / "plots" / "benchmarks" / f"{package}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
+
+
+def heading(member: str) -> str:
+    """Name a package by its import, an app by its command."""
+    return f"lemmata.{member}" if (DOCS.parent / "packages" / member).is_dir() else member
 
 
 def anchor(record: Record) -> str:
