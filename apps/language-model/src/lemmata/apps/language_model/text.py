@@ -1,0 +1,92 @@
+"""Where text comes from: a file, a folder, a published set, or what this machine already has.
+
+Whatever the source, the same machine gives the same text: folders are read in the order of their paths, and
+documentation in the order of its names.
+"""
+
+import ast
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["NAMED_SOURCES", "read_text"]
+
+NAMED_SOURCES = ("docstrings", "tinyshakespeare")
+
+
+def read_text(source: Path | str) -> str:
+    """Return the text of a source.
+
+    Args:
+        source: `docstrings` for the documentation that comes with Python (its language reference, and the
+            documentation strings of the standard library), `tinyshakespeare` for the published set of that
+            name, or the path of a UTF-8 file, or of a folder whose `.txt` files are read in the order of
+            their paths.
+
+    Returns:
+        The text, with line ends as `\\n`.
+
+    Raises:
+        FileNotFoundError: Where there is no such file, or a folder without `.txt` files.
+        ValueError: Where a file is empty or not UTF-8.
+
+    Examples:
+        >>> read_text("docstrings").splitlines()[0]
+        'The "assert" statement'
+    """
+    if str(source) == "docstrings":
+        return "\n\n".join([*_language_reference(), *_documentation_strings()])
+    if str(source) == "tinyshakespeare":
+        from lemmata.apps.kit.datasets import fetch
+
+        return _read(fetch("tinyshakespeare/input.txt"))
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"`data.source` (={str(source)!r}) does not exist; expected a UTF-8 text file, a folder of .txt "
+            f"files, or one of {', '.join(NAMED_SOURCES)}"
+        )
+    if not path.is_dir():
+        return _read(path)
+    files = sorted(found for found in path.rglob("*.txt") if found.is_file())
+    if not files:
+        raise FileNotFoundError(f"`data.source` (={str(source)!r}) is a folder without .txt files")
+    return "\n\n".join(_read(file) for file in files)
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file."""
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"`data.source` (={str(path)!r}) is not UTF-8 text: byte {error.start} (0x{raw[error.start]:02x}) "
+            "cannot be read; convert the file to UTF-8"
+        ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"`data.source` (={str(path)!r}) is not text: character {text.index(chr(0))} is a zero byte; "
+            "expected UTF-8 text"
+        )
+    if not text:
+        raise ValueError(f"`data.source` (={str(path)!r}) is empty; expected UTF-8 text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _language_reference() -> Iterator[str]:
+    """Yield the topics of Python's language reference, by name."""
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield topics[name].strip()
+
+
+def _documentation_strings() -> Iterator[str]:
+    """Yield the documentation strings of the standard library's modules that are a file each, by name."""
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("[a-z]*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+                text := ast.get_docstring(node)
+            ):
+                yield text
