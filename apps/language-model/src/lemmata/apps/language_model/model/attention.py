@@ -5,8 +5,9 @@ and lets one rotated key, shared by the heads, carry the position. What has to b
 that key: `latent_rank + rope_width` numbers, against `2 * heads * head_width` of multi-head attention.
 
 In training keys and values are written out (the expanded form). Over a cache they are not: since
-$q^\top W_{uk} c = (W_{uk}^\top q)^\top c$, queries are taken to the latent's space, attend there, and $W_{uv}$
-is applied to what they gathered (the absorbed form), so that a step reads each cached number once for all heads.
+$q^\top W_{uk} c = (W_{uk}^\top q)^\top c$, queries are taken to the latent's space and attend there, and
+$W_{uv}$ is applied to what they gathered (the absorbed form). A step then reads each cached number once for
+all heads.
 
 Use latent attention where the cache is what limits generation: long contexts, large batches.
 
@@ -214,10 +215,10 @@ class MultiHeadLatentAttention(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Attend in the latents' space. All heads see the same keys, so they are rows of one product."""
         batch, length = cached.shape[0], q_nope.shape[2]
-        w_key = self.key.weight.unflatten(0, (self.heads, -1))
-        w_value = self.value.weight.unflatten(0, (self.heads, -1))
+        w_key = torch.unflatten(self.key.weight, 0, (self.heads, -1))
+        w_value = torch.unflatten(self.value.weight, 0, (self.heads, -1))
         query = torch.cat([torch.einsum("bhtn,hnr->bhtr", q_nope, w_key), q_rope], -1) * self.scale
-        scores = (query.flatten(1, 2) @ cached.mT).unflatten(1, (self.heads, length))
+        scores = (query.flatten(1, 2) @ cached.mT).view(batch, self.heads, length, -1)
         weights = _masked_softmax(scores)
         gathered = weights.flatten(1, 2) @ cached[..., : self.latent_rank]
         gathered = gathered.view(batch, self.heads, length, self.latent_rank)
@@ -389,7 +390,7 @@ def _masked_softmax(scores_BHTS: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H
 
 
 def _split_heads(x_BLD: Float[Tensor, "B L D"], heads: int) -> Float[Tensor, "B H L d"]:
-    return x_BLD.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x_BLD, -1, (heads, -1)).transpose(1, 2)
 
 
 def _latent(width: int, rank: int | None) -> nn.Module:

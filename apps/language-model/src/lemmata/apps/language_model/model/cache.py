@@ -74,6 +74,7 @@ class LatentCache(LayerCache):
         like: Tensor whose dtype and device the cache takes.
 
     Examples:
+        >>> import torch
         >>> cache = LatentCache(1, 8, 3, like=torch.empty(0))
         >>> cache.append(torch.ones(1, 2, 3)).shape, cache.length, cache.nbytes
         (torch.Size([1, 2, 3]), 2, 96)
@@ -108,6 +109,7 @@ class KeyValueCache(LayerCache):
         like: Tensor whose dtype and device the cache takes.
 
     Examples:
+        >>> import torch
         >>> KeyValueCache(1, 4, 8, 16, like=torch.empty(0)).numbers_per_token
         128
     """

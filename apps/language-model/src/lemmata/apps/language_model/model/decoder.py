@@ -3,8 +3,8 @@ r"""A pre-norm decoder of multi-head latent attention and mixtures of experts.
 $$x \leftarrow x + \mathrm{Attention}(\mathrm{RMSNorm}(x)), \qquad
 x \leftarrow x + \mathrm{Experts}(\mathrm{RMSNorm}(x)),$$
 
-`depth` times, between an embedding and a head of its own that starts at zero: the first loss is the logarithm of the
-vocabulary's size. Both branches' last matrices start smaller by $\sqrt{2 \cdot depth}$, so that the
+`depth` times, between an embedding and a head of its own that starts at zero: the first loss is the logarithm
+of the vocabulary's size. Both branches' last matrices start smaller by $\sqrt{2 \cdot depth}$, so that the
 residual stream's variance does not grow with depth.
 
 References:
@@ -12,6 +12,7 @@ References:
 """
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -45,7 +46,7 @@ class Decoder(nn.Module):
         >>> model(torch.zeros(2, 64, dtype=torch.long)).shape
         torch.Size([2, 64, 65])
         >>> model.cache_numbers_per_token(), model.parameter_counts()
-        (192, (789420, 353964))
+        (192, (786300, 350844))
     """
 
     def __init__(self, config: DecoderConfig, *, generator: torch.Generator | None = None) -> None:
@@ -131,7 +132,8 @@ class Decoder(nn.Module):
         """
         if cache.length + tokens.shape[1] > cache.capacity:
             raise ValueError(
-                f"{tokens.shape[1]} tokens after {cache.length} do not fit the cache's `length` (={cache.capacity})"
+                f"{tokens.shape[1]} tokens after {cache.length} do not fit the cache's `capacity` "
+                f"(={cache.capacity})"
             )
         x = self.dropout(self.embedding(tokens))
         for block, layer in zip(self._blocks(), cache.layers, strict=True):
@@ -139,7 +141,7 @@ class Decoder(nn.Module):
         return self.lm_head(self.norm(x))  # type: ignore[no-any-return]  # a module's call is untyped
 
     def cache_numbers_per_token(self) -> int:
-        """Count what a cache keeps of one token: of each block a latent and a rotated key, or all keys and values.
+        """Count what a cache keeps of a token: a latent and a rotated key, or all heads' keys and values.
 
         Returns:
             The number of numbers, over all blocks.
@@ -212,7 +214,7 @@ class Decoder(nn.Module):
             layer.loads = torch.zeros_like(layer.loads)
 
     def _blocks(self) -> "list[Block]":
-        return [block for block in self.blocks if isinstance(block, Block)]
+        return cast("list[Block]", list(self.blocks))
 
     def _mixtures(self) -> dict[str, MixtureOfExperts]:
         return {
@@ -280,7 +282,11 @@ class Block(nn.Module):
         Returns:
             The residual stream at the new tokens.
         """
-        return self._feed(x + self.dropout(self.attention.forward_cached(self.attention_norm(x), cache)))
+        y = self.attention.forward_cached(
+            self.attention_norm(x),
+            cache,  # type: ignore[arg-type]  # of the kind that this attention's `new_cache` makes
+        )
+        return self._feed(x + self.dropout(y))
 
     def _feed(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))  # type: ignore[no-any-return]  # a module's call is untyped

@@ -5,16 +5,16 @@ Every token passes the shared experts and the `active` routed ones with the high
 $$y = \sum_{j \le s} E^{shared}_j(x) + \sum_{e \in T(x)} g_e(x) E_e(x), \qquad
 T(x) = \operatorname{top}_k (s_e(x) + b_e), \quad g_e = s_e / \sum_{e' \in T} s_{e'},$$
 
-with scores $s = \sigma(W_r x)$ or $\mathrm{softmax}(W_r x)$. Use it for more parameters at the cost of few. Loads
-are kept even by the bias $b$, which takes part in the choice only: after each step
-$b_e \mathrel{+}= u \, \mathrm{sign}(\bar n - n_e)$ with the loads $n$; or by the auxiliary loss
-$\alpha E \sum_e f_e P_e$ with the fraction $f_e$ of choices that fell on the expert and its mean normalised score
-$P_e$.
+with scores $s = \sigma(W_r x)$ or $\mathrm{softmax}(W_r x)$. Use it for many parameters at the cost of few.
+Loads are kept even by the bias $b$, which takes part in the choice only and moves after each step,
+$b_e \leftarrow b_e + u \, \mathrm{sign}(\bar n - n_e)$ with the loads $n$; or by the auxiliary loss
+$\alpha E \sum_e f_e P_e$ with the fraction $f_e$ of choices that fell on an expert and its mean normalised
+score $P_e$.
 
 Tokens are sorted by expert. There are two ways to apply the experts to the sorted tokens:
 
-- by slices: one product per expert with as many rows as it has tokens. No arithmetic is wasted, but the counts have
-  to be read. Fastest on a CPU.
+- by slices: one product per expert with as many rows as it has tokens. No arithmetic is wasted, but the
+  counts have to be read. Fastest on a CPU.
 - by blocks: every expert's tokens fill whole blocks of a fixed number of rows, and all blocks are one batched
   product. The number of blocks depends on shapes alone: nothing is read back from an accelerator, and
   compilers see one graph.
@@ -22,12 +22,12 @@ Tokens are sorted by expert. There are two ways to apply the experts to the sort
 N tokens, D width, F hidden width, E experts, K active experts, A = N * K assignments of a token to an expert.
 
 References:
-    DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, arXiv:2412.19437 (shared experts, sigmoid scores, bias).
-    L. Wang, H. Gao, C. Zhao, X. Sun, D. Dai, "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts",
-    2024, arXiv:2408.15664.
+    DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, arXiv:2412.19437 (shared experts, sigmoid scores).
+    L. Wang, H. Gao, C. Zhao, X. Sun, D. Dai, "Auxiliary-Loss-Free Load Balancing Strategy for
+    Mixture-of-Experts", 2024, arXiv:2408.15664 (bias).
     W. Fedus, B. Zoph, N. Shazeer, "Switch Transformers", 2021, arXiv:2101.03961 (auxiliary loss).
-    T. Gale, D. Narayanan, C. Young, M. Zaharia, "MegaBlocks: Efficient Sparse Training with Mixture-of-Experts",
-    2022, arXiv:2211.15841 (no token dropped, blocks).
+    T. Gale, D. Narayanan, C. Young, M. Zaharia, "MegaBlocks: Efficient Sparse Training with
+    Mixture-of-Experts", 2022, arXiv:2211.15841 (no token dropped, blocks).
 """
 
 from collections.abc import Callable
@@ -98,8 +98,8 @@ class MixtureOfExperts(nn.Module):
 
     The routed experts' matrices are stacked: `gate` and `up` of shape (experts, hidden, width), `down` of
     shape (experts, width, hidden). An expert without tokens has a gradient of zeros. Scores are computed in
-    float32 at least, under autocast too. While training, tokens per expert are counted without waiting for the
-    device.
+    float32 at least, under autocast too. While training, tokens per expert are counted without waiting for
+    the device.
 
     Where one expert is active, its weight is its score: normalised it would be one, and the router would have
     no gradient.
@@ -211,7 +211,7 @@ class MixtureOfExperts(nn.Module):
             y_AD = self._by_blocks(x_ND, chosen_NK, counts_E)
         else:
             y_AD = self._by_slices(x_ND, chosen_NK, counts_E)
-        y_NKD = y_AD.unflatten(0, (-1, self.active))
+        y_NKD = torch.unflatten(y_AD, 0, (-1, self.active))
         y_ND = (y_NKD * weights_NK.unsqueeze(-1).to(y_NKD.dtype)).sum(1)
         if self.shared is not None:
             y_ND = y_ND + self.shared(x_ND)
@@ -260,7 +260,7 @@ class MixtureOfExperts(nn.Module):
     ) -> Float[Tensor, "A D"]:
         """Apply each expert to its slice of the sorted tokens."""
         order = chosen_NK.flatten().argsort(stable=True)
-        slices = x_ND.index_select(0, order // self.active).split(counts_E.tolist())
+        slices = torch.split(x_ND.index_select(0, order // self.active), counts_E.tolist())
         outputs = [
             functional.linear(functional.silu(functional.linear(x, gate)) * functional.linear(x, up), down)
             for x, gate, up, down in zip(slices, self.gate, self.up, self.down, strict=True)
@@ -272,8 +272,8 @@ class MixtureOfExperts(nn.Module):
     ) -> Float[Tensor, "A D"]:
         """Apply the experts to blocks of rows, each block one expert's.
 
-        Filling up leaves less than a block empty per expert, whatever the counts: that bounds the blocks. Empty
-        rows repeat the first token; nobody reads their output, so they have no part in any gradient.
+        Filling up leaves less than a block empty per expert, whatever the counts: that bounds the blocks.
+        Empty rows repeat the first token; nobody reads their output, so they have no part in any gradient.
         """
         assignments = chosen_NK.numel()
         rows = max(1, assignments // (4 * self.experts))
@@ -288,15 +288,15 @@ class MixtureOfExperts(nn.Module):
         token = token.scatter(0, row, order // self.active)
         block = torch.arange(blocks, device=order.device)
         expert = torch.searchsorted(last_block_E, block, right=True).clamp(max=self.experts - 1)
-        x = x_ND.index_select(0, token).unflatten(0, (blocks, rows))
+        x = torch.unflatten(x_ND.index_select(0, token), 0, (blocks, rows))
         gate, up, down = (stack.index_select(0, expert).mT for stack in (self.gate, self.up, self.down))
         y = (functional.silu(x @ gate) * (x @ up)) @ down
         return y.flatten(0, 1).index_select(0, row.index_select(0, _inverse(order)))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Keep the bias in float32 at least: its steps are lost in bfloat16."""
         bias = self.bias
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         precision = torch.promote_types(self.bias.dtype, torch.float32)
         if precision != self.bias.dtype:
             self.bias = bias.to(self.bias.device, precision)

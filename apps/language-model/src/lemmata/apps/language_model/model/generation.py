@@ -39,7 +39,7 @@ def generate(
         Prompts and new tokens.
 
     Raises:
-        ValueError: Where the prompt is not of integers, of two axes and at least one token, or a number is out
+        ValueError: Where the prompt does not hold integers, has not two axes or no token, or a number is out
             of its range.
 
     Examples:

@@ -10,13 +10,14 @@ __all__ = ["RMSNorm"]
 class RMSNorm(nn.RMSNorm):
     r"""Divide vectors by their root mean square: $y = g \odot x / \sqrt{\overline{x^2} + \epsilon}$.
 
-    `torch.nn.RMSNorm`, except that under autocast, where inputs are of lower precision than the gain, it still
-    takes the fused implementation. The mean is taken in float32 at least.
+    `torch.nn.RMSNorm`, except that under autocast, where inputs are of lower precision than the gain, it
+    still takes the fused implementation. The mean is taken in float32 at least.
 
     Args:
         width: Width of the vectors.
 
     Examples:
+        >>> import torch
         >>> RMSNorm(2)(torch.tensor([3.0, 4.0]))
         tensor([0.8485, 1.1314], grad_fn=<MulBackward0>)
     """

@@ -85,8 +85,8 @@ class RotaryEmbedding(nn.Module):
         """Describe the module."""
         return f"{self.width}, context={self.context}, base={self.base:g}"
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._fill()
         return self
 
