@@ -1,0 +1,27 @@
+"""Train with a fraction of the gradient traffic: compressors, error control and a simulator."""
+
+from lemmata.optim.communication.compressors import (
+    Compressor,
+    LowRank,
+    Message,
+    Quantize,
+    RandK,
+    SignNorm,
+    TopK,
+)
+from lemmata.optim.communication.error_control import ErrorControlState, error_control_hook
+from lemmata.optim.communication.simulation import History, simulate
+
+__all__ = [
+    "Compressor",
+    "ErrorControlState",
+    "History",
+    "LowRank",
+    "Message",
+    "Quantize",
+    "RandK",
+    "SignNorm",
+    "TopK",
+    "error_control_hook",
+    "simulate",
+]
