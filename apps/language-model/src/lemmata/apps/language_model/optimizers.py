@@ -11,9 +11,6 @@ from torch import nn
 
 __all__ = ["OPTIMIZERS", "Choice", "build", "check_optimizer"]
 
-# Beside matrices, embeddings, the output head, the router and all vectors are AdamW's under a matrix method.
-_NOT_MATRICES = ("head", "router")
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -103,26 +100,23 @@ def _sgd(model: nn.Module, *, lr: float, weight_decay: float, **options: Any) ->
 
 def _muon(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     """Return Muon for matrices, with AdamW for the rest."""
-    from lemmata.optim.optimizers.matrix import split_parameters
     from lemmata.optim.optimizers.muon import Muon
 
-    return Muon(split_parameters(model, exclude_names=_NOT_MATRICES), **options)
+    return Muon(_by_algorithm(model), **options)
 
 
 def _auon(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     """Return AuON for matrices, with AdamW for the rest."""
     from lemmata.optim.optimizers.auon import AuON
-    from lemmata.optim.optimizers.matrix import split_parameters
 
-    return AuON(split_parameters(model, exclude_names=_NOT_MATRICES), **options)
+    return AuON(_by_algorithm(model), **options)
 
 
 def _hybrid_auon(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     """Return Hybrid-AuON for matrices, with AdamW for the rest."""
     from lemmata.optim.optimizers.auon import HybridAuON
-    from lemmata.optim.optimizers.matrix import split_parameters
 
-    return HybridAuON(split_parameters(model, exclude_names=_NOT_MATRICES), **options)
+    return HybridAuON(_by_algorithm(model), **options)
 
 
 def _lion(model: nn.Module, *, weight_decay: float, **options: Any) -> torch.optim.Optimizer:
@@ -136,11 +130,10 @@ def _nuclear_lion(model: nn.Module, *, weight_decay: float, **options: Any) -> t
     """Return Lion-K with the nuclear norm for matrices, and with the L1 norm for the rest."""
     from lemmata.optim.optimizers.kappa import L1, Nuclear
     from lemmata.optim.optimizers.lion import LionK
-    from lemmata.optim.optimizers.matrix import split_parameters
 
     groups = []
-    for group in split_parameters(model, exclude_names=_NOT_MATRICES):
-        matrices = group["algorithm"] == "muon"
+    for group in _by_algorithm(model):
+        matrices = group["algorithm"] != "adamw"
         groups.append(
             {
                 "params": group["params"],
@@ -149,6 +142,15 @@ def _nuclear_lion(model: nn.Module, *, weight_decay: float, **options: Any) -> t
             }
         )
     return LionK(groups, **options)
+
+
+def _by_algorithm(model: nn.Module) -> list[dict[str, Any]]:
+    """Return matrices, and what is AdamW's: embeddings, the head, routers and all vectors."""
+    from lemmata.optim.optimizers.matrix import split_parameters
+
+    name_exclusions: Callable[[], tuple[str, ...]] = getattr(model, "matrix_parameter_exclusions", tuple)
+    groups: list[dict[str, Any]] = split_parameters(model, exclude_names=name_exclusions())
+    return groups
 
 
 def _by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 
 from lemmata.apps.kit.files import write_atomically
 
-__all__ = ["COLUMN", "make_schedule", "read_schedule", "write_schedule"]
+__all__ = ["COLUMN", "check_schedule", "make_schedule", "read_schedule", "write_schedule"]
 
 # The column of a schedule's file that counts; others may stand beside it.
 COLUMN = "multiplier"
@@ -45,6 +45,17 @@ def make_schedule(
         return ArraySchedule(optimizer, torch.tensor([*rise, 1.0], dtype=torch.float64))
     multipliers = torch.tensor(read_schedule(schedule), dtype=torch.float64)
     return ArraySchedule(optimizer, _spread(multipliers, steps))
+
+
+def check_schedule(schedule: str) -> None:
+    """Raise where a schedule is neither a name nor a file of multipliers.
+
+    Raises:
+        FileNotFoundError: Where it is neither a name nor a file.
+        ValueError: Where the file does not hold multipliers.
+    """
+    if schedule not in {"linear", "constant"}:
+        read_schedule(schedule)
 
 
 def read_schedule(path: Path | str) -> list[float]:

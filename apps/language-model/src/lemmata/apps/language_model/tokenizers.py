@@ -48,6 +48,10 @@ class Tokenizer(ABC):
         """Return the token numbers of a text, `(tokens,)`."""
 
     @abstractmethod
+    def starts(self, text: str) -> npt.NDArray[np.int64]:
+        """Return the place in the text of the first character of each of its tokens, `(tokens,)`."""
+
+    @abstractmethod
     def decode(self, tokens: Sequence[int] | npt.NDArray[Any]) -> str:
         """Return the text of token numbers."""
 
@@ -104,6 +108,10 @@ class CharacterTokenizer(Tokenizer):
         place = np.minimum(np.searchsorted(self._sorted, points), len(self._sorted) - 1)
         known = self._sorted[place] == points
         return np.where(known, self._order[place] + 1, 0).astype(np.uint16)
+
+    def starts(self, text: str) -> npt.NDArray[np.int64]:
+        """Return the places of all characters."""
+        return np.arange(len(text), dtype=np.int64)
 
     def decode(self, tokens: Sequence[int] | npt.NDArray[Any]) -> str:
         """Return the characters of token numbers."""
@@ -167,12 +175,22 @@ class BytePairTokenizer(Tokenizer):
         numbers = [np.asarray(self.library.encode(piece).ids, dtype=np.uint16) for piece in _pieces(text)]
         return np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.uint16)
 
+    def starts(self, text: str) -> npt.NDArray[np.int64]:
+        """Return the places of the tokens; those within one character share its place."""
+        places = [np.zeros(0, dtype=np.int64)]
+        offset = 0
+        for piece in _pieces(text):
+            offsets = self.library.encode(piece).offsets
+            places.append(offset + np.asarray([start for start, _ in offsets], dtype=np.int64))
+            offset += len(piece)
+        return np.concatenate(places)
+
     def decode(self, tokens: Sequence[int] | npt.NDArray[Any]) -> str:
         """Return the text of token numbers; bytes that are no character become U+FFFD."""
         numbers = np.asarray(tokens, dtype=np.int64).tolist()
         return str(self.library.decode(numbers, skip_special_tokens=False))
 
-    def unknown(self, text: str) -> str:
+    def unknown(self, text: str) -> str:  # noqa: ARG002  # bytes make up every character
         """Return nothing: bytes make up every character."""
         return ""
 
@@ -230,8 +248,8 @@ def _check_vocabulary(size: int, kind: str) -> None:
     """Raise where token numbers do not fit 16 bits."""
     if size > LARGEST_VOCABULARY:
         raise ValueError(
-            f"the {kind} vocabulary has {size} tokens, more than {LARGEST_VOCABULARY}, the largest that 16-bit "
-            "token files hold; choose `data.tokenizer` bpe with a smaller `data.vocabulary`"
+            f"the {kind} vocabulary has {size} tokens, more than the {LARGEST_VOCABULARY} that 16-bit token "
+            "files hold; choose `data.tokenizer` bpe with a smaller `data.vocabulary`"
         )
 
 

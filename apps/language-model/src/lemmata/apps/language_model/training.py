@@ -10,7 +10,7 @@ else:
     # Annotations are resolved when a function is first called, so that this module imports nothing heavy.
     Callback = "lightning.pytorch.callbacks.Callback"
 
-__all__ = ["train"]
+__all__ = ["configure", "default_precision", "train"]
 
 
 def train(
@@ -65,7 +65,7 @@ def train(
         compression: Compressor of the gradients that processes exchange; none where None.
         compression_ratio: Fraction of the gradient's entries that `topk` and `randk` send.
         seed: Seed of the weights and of the order of the text.
-        precision: Lightning's precision; bf16-mixed where an accelerator has it and 32-true elsewhere where None.
+        precision: Lightning's precision; where None, bf16-mixed on an accelerator that has it, else 32-true.
         data_options: Further arguments of `TextDataModule`.
         trainer: Further arguments of `lightning.Trainer`, say `{"accelerator": "cpu"}`.
         callbacks: Further callbacks.
@@ -83,4 +83,78 @@ def train(
         FloatingPointError: Where the loss is not finite; it is a ValueError too.
         ValueError: Where an argument is out of range, or the text cannot be read or is too short.
     """
-    raise NotImplementedError
+    from lightning.pytorch import Trainer, seed_everything
+
+    from lemmata.apps.kit.training import open_run, quiet, trainer_arguments
+    from lemmata.apps.language_model.datamodule import TextDataModule
+    from lemmata.apps.language_model.module import LanguageModel
+
+    if steps < 1:
+        raise ValueError(f"`steps` (={steps}) must be a positive integer")
+    fields = dict(model or {})
+    text = TextDataModule(
+        str(data),
+        tokenizer,
+        vocabulary,
+        context=fields.pop("context", context),
+        batch_size=batch_size,
+        seed=seed,
+        **(data_options or {}),
+    )
+    try:
+        module = LanguageModel(
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            optimizer_options=optimizer_options,
+            schedule=str(schedule),
+            warmup=warmup,
+            compression=compression,
+            compression_ratio=compression_ratio,
+            **fields,
+        )
+    except TypeError as error:
+        raise ValueError(f"`model` (={model}) has an unknown field: {error}") from error
+    run = open_run(out, resume=resume, force=force)
+    arguments: dict[str, Any] = {
+        **trainer_arguments(
+            run.folder, monitor="val_loss", every_n_train_steps=checkpoint_every, progress=progress
+        ),
+        "max_steps": steps,
+        "max_epochs": -1,
+        "val_check_interval": validate_every,
+        "check_val_every_n_epoch": None,
+        "log_every_n_steps": 10,
+        "gradient_clip_val": 1.0,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "precision": default_precision() if precision is None else precision,
+        **(trainer or {}),
+    }
+    arguments["callbacks"] = [*arguments["callbacks"], *callbacks]
+    with quiet():
+        seed_everything(seed, verbose=False)
+        Trainer(**arguments).fit(module, datamodule=text, ckpt_path=run.checkpoint, weights_only=True)
+    return run.folder
+
+
+def default_precision() -> str:
+    """Return the precision that is quick here: bfloat16 where an accelerator computes in it, else float32.
+
+    Processors without matrix units for bfloat16 emulate it, and those with them gain nothing on models of
+    this size, so they get float32.
+    """
+    import torch
+
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def configure(parser: Any) -> None:
+    """Set the defaults of `fit`, `validate` and `test` that depend on the machine or the verb.
+
+    Args:
+        parser: The verb's parser.
+    """
+    parser.set_defaults({"trainer.precision": default_precision()})
+    if any(action.dest == "checkpoint_every" for action in parser._actions):
+        parser.set_defaults({"checkpoint_every": 50})
