@@ -116,14 +116,14 @@ class LinearDecay(ClosedFormSchedule):
 
     $$\frac{t + 1}{W + 1} \quad (t < W), \qquad 1 - \frac{t - W}{T - W} \quad (t \ge W) .$$
 
-    The first step moves, the peak is at step $W$, the last step $T - 1$ still moves by $1 / (T - W)$, and from
-    $T$ on the factor is `final`.
+    The first step moves, the peak is at step $W$, the last step $T - 1$ still moves by $1 / (T - W)$, and
+    from $T$ on the factor is `final`; with a positive one the decay goes from 1 to it.
 
     Args:
         optimizer: Its groups' learning rates are the peak ones.
         total_steps: Number of optimiser steps of the whole run, warm-up included.
         warmup_steps: Number of steps of the warm-up.
-        final: Factor at the end; with a positive one the decay goes there instead of to zero.
+        final: Factor at the end.
         last_epoch: See `ClosedFormSchedule`.
 
     Raises:
