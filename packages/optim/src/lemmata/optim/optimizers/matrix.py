@@ -15,7 +15,7 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -131,7 +131,7 @@ class MatrixOptimizer(CheckedOptimizer):
 
         Args:
             group: The options.
-            u: Matrices with m <= n, in float32 or float64. They may be the optimiser's state: don't write.
+            u: Matrices in float32 or float64. They may be the optimiser's state: don't write.
 
         Returns:
             The directions, in any floating-point type. A matrix of zeros has the direction zero.
@@ -258,17 +258,16 @@ class MatrixOptimizer(CheckedOptimizer):
     def _directions_of(self, group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:
         """Return the directions of stacked parameters; all matrices of one shape are computed together."""
         blocks = [_matrices(update, group) for update in updates]
-        by_shape: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        places: dict[Sequence[int], list[tuple[int, int]]] = defaultdict(list)
         for i, parts in enumerate(blocks):
             for j, part in enumerate(parts):
-                rows, columns = part.shape[-2:]
-                by_shape[min(rows, columns), max(rows, columns)].append((i, j))
-        for places in by_shape.values():
-            wide = [_lie_down(blocks[i][j]) for i, j in places]
-            whole = self._in_chunks(group, wide[0] if len(wide) == 1 else torch.cat(wide))
-            for (i, j), direction in zip(places, whole.split([len(part) for part in wide]), strict=True):
-                rows, columns = blocks[i][j].shape[-2:]
-                blocks[i][j] = direction if rows <= columns else direction.mT
+                places[part.shape[-2:]].append((i, j))
+        for same in places.values():
+            members = [blocks[i][j] for i, j in same]
+            whole = self._in_chunks(group, members[0] if len(members) == 1 else torch.cat(members))
+            directions = torch.split(whole, [len(member) for member in members])
+            for (i, j), direction in zip(same, directions, strict=True):
+                blocks[i][j] = direction
         return [_whole(parts, group, update.shape) for parts, update in zip(blocks, updates, strict=True)]
 
     def _in_chunks(self, group: dict[str, Any], u: Float[Tensor, "batch m n"]) -> Float[Tensor, "batch m n"]:
@@ -326,7 +325,7 @@ class MatrixOptimizer(CheckedOptimizer):
                 state["exp_avg_sq"] = torch.zeros_like(param, dtype=_wide(param.dtype))
         states = [self.state[param] for param in params]
         dtype = states[0]["exp_avg"].dtype
-        wide = [param.to(dtype) for param in params]
+        wide = _in(dtype, params)
         adamw(
             wide,
             _gradients(params, dtype),
@@ -343,9 +342,7 @@ class MatrixOptimizer(CheckedOptimizer):
             eps=group["eps"],
             maximize=group["maximize"],
         )
-        for param, value in zip(params, wide, strict=True):
-            if value is not param:
-                param.copy_(value)
+        _write_back(params, wide)
 
 
 def _tensor(member: Any) -> Any:
@@ -359,7 +356,19 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _gradients(params: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    return [param.grad.to(dtype) for param in params if param.grad is not None]
+    """Return the gradients, which all parameters have."""
+    return _in(dtype, [cast(Tensor, param.grad) for param in params])
+
+
+def _in(dtype: torch.dtype, tensors: list[Tensor]) -> list[Tensor]:
+    """Return tensors of one data type in another, themselves where it is theirs."""
+    return tensors if tensors[0].dtype == dtype else [tensor.to(dtype) for tensor in tensors]
+
+
+def _write_back(params: list[Tensor], wide: list[Tensor]) -> None:
+    """Round parameters that were updated in another data type to their own."""
+    if wide is not params:
+        torch._foreach_copy_(params, wide)
 
 
 def _check_matrix(param: Tensor, group: dict[str, Any]) -> None:
@@ -421,10 +430,6 @@ def _scale(group: dict[str, Any], shape: Sequence[int]) -> float:
     return 0.2 * math.sqrt(max(rows, columns)) if group["scale"] == "rms" else 1.0
 
 
-def _lie_down(x: Float[Tensor, "batch m n"]) -> Float[Tensor, "batch short long"]:
-    return x.mT if x.shape[-2] > x.shape[-1] else x
-
-
 def _buckets(group: dict[str, Any], params: list[Tensor]) -> list[list[list[Tensor]]]:
     """Return parameters in buckets to work on together, in each bucket stacks of one shape."""
     buckets: list[list[list[Tensor]]] = []
@@ -437,7 +442,7 @@ def _buckets(group: dict[str, Any], params: list[Tensor]) -> list[list[list[Tens
             by_shape[params[index].shape].append(params[index])
         alike: dict[Any, list[list[Tensor]]] = defaultdict(list)
         for shape, members in by_shape.items():
-            key = tuple(sorted({tuple(sorted(block[1:])) for block in _blocks(shape, group)}))
+            key = tuple(sorted({block[1:] for block in _blocks(shape, group)}))
             alike[key] += _stacks(members)
         buckets += alike.values()
     return buckets
@@ -471,7 +476,7 @@ def _move(group: dict[str, Any], params: list[Tensor], direction: Float[Tensor, 
     step = group["lr"] * (scale if group["maximize"] else -scale)
     decay = 1 - group["lr"] * group["weight_decay"] if group["weight_decay"] else None
     dtype = _wide(params[0].dtype)
-    wide = [param.to(dtype) for param in params]
+    wide = _in(dtype, params)
     if len(params) == 1 and not isinstance(step, Tensor):
         if decay is not None:
             wide[0].mul_(decay)
@@ -479,11 +484,9 @@ def _move(group: dict[str, Any], params: list[Tensor], direction: Float[Tensor, 
     else:
         if decay is not None:
             torch._foreach_mul_(wide, decay)
-        moves = direction.to(dtype).mul(step).unbind()
-        torch._foreach_add_(wide, [_as(move, param) for move, param in zip(moves, params, strict=True)])
-    for param, value in zip(params, wide, strict=True):
-        if value is not param:
-            param.copy_(value)
+        moves = list(direction.to(dtype).mul(step).unbind())
+        torch._foreach_add_(wide, [_as(moves[0], params[0])] if len(params) == 1 else moves)
+    _write_back(params, wide)
 
 
 def _as(whole: Tensor, param: Tensor) -> Tensor:

@@ -54,8 +54,14 @@ POLAR_EXPRESS: tuple[Coefficients, ...] = (
 CUBIC: Coefficients = (15 / 8, -10 / 8, 3 / 8)
 """The odd polynomial of degree 5 whose fixed point 1 attracts cubically."""
 
-LOOP_ELEMENTS = 256 * 256
-"""Number of elements above which a CPU multiplies the matrices of a batch one after another."""
+LARGE_ELEMENTS = 256 * 256
+"""Number of elements above which a CPU iterates on the matrices of a batch one after another."""
+
+CACHE_BYTES = 1024**2
+"""Size in bytes of the smaller matrices on which a CPU iterates together."""
+
+SYMMETRIC_BLOCK = 192
+"""Columns of a symmetric product that are computed, below the diagonal only, at a time."""
 
 
 def orthogonalize(
@@ -129,30 +135,55 @@ def newton_schulz(
         tensor([[0.7920, 0.0000, 0.0000],
                 [0.0000, 0.9440, 0.0000]])
     """
-    if x.shape[-2] > x.shape[-1]:
-        return newton_schulz(x.mT, coefficients).mT
     batch = x.reshape(-1, *x.shape[-2:])
-    # A batched product of large matrices is slower on a CPU than one product after another.
-    if x.device.type == "cpu" and x.shape[-2] * x.shape[-1] > LOOP_ELEMENTS:
-        done = [_iterate_one(matrix, coefficients) for matrix in batch.unbind()]
-        return (done[0][None] if len(done) == 1 else torch.stack(done)).reshape(x.shape) if done else x
-    return _iterate_batch(batch, coefficients).reshape(x.shape)
+    traced = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
+    if x.device.type != "cpu" or traced or not x.numel() or not coefficients:
+        return _iterate(batch, coefficients).reshape(x.shape)
+    elements = x.shape[-2] * x.shape[-1]
+    if elements > LARGE_ELEMENTS:
+        return _iterate_large(batch, coefficients).reshape(x.shape)
+    chunks = batch.split(max(1, CACHE_BYTES // (elements * x.element_size())))
+    done = [_iterate(chunk, coefficients) for chunk in chunks]
+    return (done[0] if len(done) == 1 else torch.cat(done)).reshape(x.shape)
 
 
-def _iterate_batch(x: Float[Tensor, "b m n"], coefficients: Sequence[Coefficients]) -> Float[Tensor, "b m n"]:
+def _iterate(x: Float[Tensor, "b m n"], coefficients: Sequence[Coefficients]) -> Float[Tensor, "b m n"]:
+    """Iterate on a batch by batched products. A Gram matrix is that of the shorter side."""
+    tall = x.shape[-2] > x.shape[-1]
     for a, b, c in coefficients:
-        gram = x @ x.mT
+        gram = x.mT @ x if tall else x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        x = torch.baddbmm(x, x, polynomial, beta=a) if tall else torch.baddbmm(x, polynomial, x, beta=a)
     return x
 
 
-def _iterate_one(x: Float[Tensor, "m n"], coefficients: Sequence[Coefficients]) -> Float[Tensor, "m n"]:
-    for a, b, c in coefficients:
-        gram = x @ x.mT
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.addmm(x, polynomial, x, beta=a)
-    return x
+def _iterate_large(x: Float[Tensor, "b m n"], coefficients: Sequence[Coefficients]) -> Float[Tensor, "b m n"]:
+    """Iterate on one matrix after another, in the same memory, using that two of three products are symmetric."""
+    tall, short = x.shape[-2] > x.shape[-1], min(x.shape[-2:])
+    gram, polynomial = x.new_empty(2, short, short)
+    result, spare = x.new_empty(x.shape), x.new_empty(x.shape[-2:])
+    for matrix, target in zip(x.unbind(), result.unbind(), strict=True):
+        current = matrix
+        for step, (a, b, c) in enumerate(coefficients):
+            following = target if (len(coefficients) - step) % 2 else spare
+            wide = current.mT if tall else current
+            for low, high in _column_blocks(short):
+                torch.mm(wide[low:], wide[low:high].mT, out=gram[low:, low:high])
+                gram[low:high, high:] = gram[high:, low:high].mT
+            for low, high in _column_blocks(short):
+                part = polynomial[low:, low:high]
+                torch.addmm(gram[low:, low:high], gram[low:], gram[:, low:high], beta=b, alpha=c, out=part)
+                polynomial[low:high, high:] = polynomial[high:, low:high].mT
+            first, second = (current, polynomial) if tall else (polynomial, current)
+            torch.addmm(current, first, second, beta=a, out=following)
+            current = following
+    return result
+
+
+def _column_blocks(size: int) -> list[tuple[int, int]]:
+    """Return the columns to compute of a symmetric product at a time: all of them where it is small."""
+    step = size if size < 2 * SYMMETRIC_BLOCK else SYMMETRIC_BLOCK
+    return [(low, min(low + step, size)) for low in range(0, size, step)]
 
 
 def polar(x: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
