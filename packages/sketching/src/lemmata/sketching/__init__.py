@@ -1,3 +1,29 @@
-"""Randomness as an algorithm."""
+"""Randomness as an algorithm: sketches, sampling, completion; and the special functions they need."""
 
-__all__: list[str] = []
+from lemmata.sketching.special import (
+    VMFFit,
+    VMFMixture,
+    VonMisesFisher,
+    fit_vmf,
+    iv_ratio,
+    log_iv,
+    log_iv_over_power,
+    log_ive,
+    log_kv,
+    log_kve,
+    log_matern,
+)
+
+__all__ = [
+    "VMFFit",
+    "VMFMixture",
+    "VonMisesFisher",
+    "fit_vmf",
+    "iv_ratio",
+    "log_iv",
+    "log_iv_over_power",
+    "log_ive",
+    "log_kv",
+    "log_kve",
+    "log_matern",
+]
