@@ -134,12 +134,12 @@ def claim_von_mises_fisher_fits_at_32768_dimensions(claim) -> None:
         found = scipy.stats.vonmises_fisher.fit(x.numpy())[1] if p <= 8192 else math.nan
         theirs.append(abs(float(found) / kappa - 1))
     claim(
-        sentence="A von Mises-Fisher distribution is fitted in dimensions where the Bessel function itself has "
-        "no value",
+        sentence="A von Mises-Fisher distribution is fitted in dimensions where the Bessel function itself "
+        "has no value",
         paper=PAPER,
         published="fits 2048-, 8192- and 32768-dimensional features where SciPy and mpmath fail",
-        setup="400 samples of concentration 0.8 p in p = 64, 512, 2048, 8192 and 32768 dimensions, drawn by our "
-        "sampler, one seed each",
+        setup="400 samples of concentration 0.8 p in p = 64, 512, 2048, 8192 and 32768 dimensions, drawn by "
+        "our sampler, one seed each",
         baseline="scipy.stats.vonmises_fisher.fit on the same samples, p up to 8192",
         bars=[
             claim.bar(
