@@ -82,7 +82,8 @@ class Run:
 
     Attributes:
         steps: The checkpoints: how many steps had been taken.
-        validation_losses: Mean cross-entropy in nats a character at each, on the same held-out windows.
+        validation_losses: Mean cross-entropy in nats a character at each, on the same held-out windows;
+            infinity from where the loss of a batch was not finite, which ends the run.
         training_losses: Loss of each step's batch.
         gradient_norms: Norm of each step's gradient before clipping.
         observed: What `observe` returned at each checkpoint.
@@ -177,6 +178,47 @@ class DecoderRuns:
                 del self.made[name]
         return found
 
+    def tune(
+        self,
+        name: str,
+        make_optimizer: Callable[[float], Callable[[nn.Module], Optimizer]],
+        rates: Sequence[float],
+        *,
+        seeds: Sequence[int],
+        extensions: int = 2,
+        **options: Any,
+    ) -> tuple[float, dict[float, list[Run]]]:
+        """Choose a learning rate by the mean of the last validation loss over seeds.
+
+        Where the best is the smallest or the largest of the grid, the grid goes on there by a factor of 2.
+
+        Args:
+            name: Tells the optimiser apart from others: the runs' keys are `(name, rate)`.
+            make_optimizer: Returns what makes the optimiser at a learning rate.
+            rates: The grid, rising.
+            seeds: Seeds of the runs.
+            extensions: How many rates may be added.
+            options: For `train`.
+
+        Returns:
+            The best rate, and for each rate of the grid its runs, one a seed.
+        """
+        found: dict[float, list[Run]] = {}
+        waiting = list(rates)
+        while waiting:
+            specs = [
+                {"make_optimizer": make_optimizer(rate), "key": (name, rate), "seed": seed, **options}
+                for rate in waiting
+                for seed in seeds
+            ]
+            runs = iter(self.run_many(specs))
+            found |= {rate: [next(runs) for _ in seeds] for rate in waiting}
+            best = min(found, key=lambda rate: sum(run.validation_losses[-1] for run in found[rate]))
+            waiting = []
+            if len(found) < len(rates) + extensions:
+                waiting = {min(found): [best / 2], max(found): [best * 2]}.get(best, [])
+        return best, dict(sorted(found.items()))
+
 
 class Anonymous:
     """Stands for a run without a key, which nothing else is equal to."""
@@ -233,6 +275,9 @@ def train(
         started = time.perf_counter()
         inputs, targets = text.batch(generator)
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        if not loss.isfinite():
+            run.validation_losses += [math.inf] * (len(run.steps) - len(run.validation_losses))
+            break
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
