@@ -16,9 +16,9 @@ dual norm.
 | `HuberL1(e)` | smoothed magnitudes | $m/e$ clipped | the box | $e/2$ times squares |
 | `Quadratic()` | half of the squares | $m$: heavy ball | everywhere | half of the squares |
 
-A parameter tensor is one vector to `L2` and `LP`, whatever its shape; the others of vectors act entry by entry.
-`Nuclear` takes the last two axes for a matrix and the axes before them for a batch; `GroupL2` takes
-the entries along `dim` for a group. Values and conjugates add up over groups, batches and parameters.
+A parameter tensor is one vector to `L2` and `LP`, whatever its shape. `Nuclear` takes the last two axes for a
+matrix and the axes before them for a batch, `GroupL2` the entries along `dim` for a group; the others act
+entry by entry. Values and conjugates add up over groups, batches and parameters.
 
 References:
     L. Chen, B. Liu, K. Liang, Q. Liu, Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts,
@@ -68,9 +68,9 @@ class Kappa(Protocol):
     r"""A convex function of a tensor with $\kappa(0) = 0$: write these four methods to make your own.
 
     A kappa that is to be pickled or copied with its optimiser is pickled or copied itself; a frozen dataclass
-    at a module's top level is both. Two more names are used where a kappa has them: `least_axes`, the
-    smallest number of axes a parameter may have, and `subgradients(tensors)`, the subgradients of a list of
-    tensors in one go, which may overwrite the tensors.
+    at a module's top level is both. Two more names are used where a kappa has them: `check_shape(shape)`,
+    which raises ValueError for a parameter it cannot take, and `subgradients(tensors)`, the subgradients of a
+    list of tensors in one go, which may overwrite the tensors.
     """
 
     def value(self, m: Float[Tensor, "..."]) -> Float[Tensor, ""]:
@@ -263,10 +263,10 @@ class GroupL2:
 
     dim: int | tuple[int, ...] = -1
 
-    @property
-    def least_axes(self) -> int:
-        """The smallest number of axes a parameter may have."""
-        return max(1, *(dim + 1 if dim >= 0 else -dim for dim in self._dims()))
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ValueError where a parameter of this shape has not all the axes named."""
+        if not all(-len(shape) <= dim < len(shape) for dim in self._dims()):
+            raise ValueError(f"{self} needs axes that a parameter of shape {tuple(shape)} has not")
 
     def value(self, m: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the sum of lengths."""
@@ -415,6 +415,8 @@ class Nuclear:
             it. The default costs the least, but leaves singular values between 0.7 and 1.2, so that those
             of $\lambda x$ end near 1 no better than that.
         steps: Steps of the iteration, for methods that have one.
+        flatten: Whether a tensor of shape $(m, \ldots)$ is one matrix of $m$ rows, as the weight of a
+            convolution is. None takes two axes for a matrix, three for a batch and refuses more.
 
     Raises:
         ValueError: Where `method` is unknown or `steps` is not a positive integer.
@@ -429,46 +431,56 @@ class Nuclear:
 
     method: Method = "newton_schulz"
     steps: int = 5
+    flatten: bool | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ValueError(f"`method` (={self.method!r}) must be one of {', '.join(get_args(Method))}")
         check_steps(self.steps)
 
-    @property
-    def least_axes(self) -> int:
-        """The smallest number of axes a parameter may have."""
-        return 2
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ValueError where a parameter of this shape is not a matrix, or could be several ways."""
+        if len(shape) < 2:
+            raise ValueError(f"{self} takes matrices, and a parameter has shape {tuple(shape)}")
+        if len(shape) > 3 and self.flatten is None:
+            raise ValueError(
+                f"{self} cannot tell which axes of a parameter of shape {tuple(shape)} are the matrix: pass "
+                f"flatten=True or flatten=False"
+            )
 
     def value(self, m: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the sum of singular values."""
-        return _singular_values(m).sum()
+        return _singular_values(self._matrices(m)).sum()
 
     def subgradient(self, m: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the polar factors of the matrices."""
-        return orthogonalize(m, method=self.method, steps=self.steps)
+        return orthogonalize(self._matrices(m), method=self.method, steps=self.steps).reshape(m.shape)
 
     def subgradients(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Return the polar factors, those of matrices of one shape as one batch."""
+        """Return the polar factors, those of tensors of one shape as one batch."""
         by_shape: dict[torch.Size, list[int]] = {}
         for index, tensor in enumerate(tensors):
             by_shape.setdefault(tensor.shape, []).append(index)
         found = list(tensors)
-        for indices in by_shape.values():
-            batch = self.subgradient(torch.stack([tensors[index] for index in indices]))
-            for index, factor in zip(indices, batch.unbind(), strict=True):
-                found[index] = factor
+        for shape, indices in by_shape.items():
+            batch = torch.stack([self._matrices(tensors[index]) for index in indices])
+            factors = orthogonalize(batch, method=self.method, steps=self.steps)
+            for index, factor in zip(indices, factors.unbind(), strict=True):
+                found[index] = factor.reshape(shape)
         return found
 
     def conjugate(self, x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return 0 where no singular value exceeds 1, else infinity."""
-        return _in_unit_ball(largest(_singular_values(x)))
+        return _in_unit_ball(largest(_singular_values(self._matrices(x))))
 
     def project(self, x: Float[Tensor, "..."], radius: float) -> Float[Tensor, "..."]:
         """Return the matrices with their singular values clipped at the radius."""
-        left, values, right = torch.linalg.svd(x, full_matrices=False)
+        left, values, right = torch.linalg.svd(self._matrices(x), full_matrices=False)
         projected: Tensor = (left * values.clamp(max=radius).unsqueeze(-2)) @ right
-        return projected
+        return projected.reshape(x.shape)
+
+    def _matrices(self, x: Float[Tensor, "..."]) -> Float[Tensor, "*batch m n"]:
+        return x.flatten(1) if self.flatten else x
 
 
 def _singular_values(x: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch k"]:

@@ -55,7 +55,7 @@ class LionK(CheckedOptimizer):
 
     Raises:
         ValueError: Where an option is out of range, `lr * weight_decay` is 1 or more with decoupled decay, or
-            a parameter has too few axes for the kappa.
+            the kappa cannot take a parameter's shape.
         TypeError: Where `kappa` lacks a method; the message lists it.
 
     Examples:
@@ -101,19 +101,15 @@ class LionK(CheckedOptimizer):
             param_group: `params` and options that differ from the defaults.
 
         Raises:
-            ValueError: Where an option is out of its range, or a parameter has too few axes for the kappa.
+            ValueError: Where an option is out of its range, or the kappa cannot take a parameter's shape.
             TypeError: Where the kappa lacks a method.
         """
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        least = getattr(group["kappa"], "least_axes", 0)
-        for param in group["params"]:
-            if param.ndim < least:
-                self.param_groups.pop()
-                raise ValueError(
-                    f"{group['kappa']} takes parameters of at least {least} axes, and one of shape "
-                    f"{tuple(param.shape)} was given; put it in a group with another kappa"
-                )
+        try:
+            _check_shapes(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with each group's kappa as text.
@@ -226,6 +222,14 @@ def constraint_violation(optimizer: LionK) -> dict[int, float]:
         {0: 0.5}
     """
     return {index: _distance(group) for index, group in enumerate(optimizer.param_groups)}
+
+
+def _check_shapes(group: dict[str, Any]) -> None:
+    """Raise ValueError where a group's kappa cannot take the shape of one of its parameters."""
+    check_shape = getattr(group["kappa"], "check_shape", None)
+    if check_shape is not None:
+        for param in group["params"]:
+            check_shape(param.shape)
 
 
 def _distance(group: dict[str, Any]) -> float:
