@@ -1,6 +1,8 @@
 """Train with Muon and with AdamW on text the machine already has, compare, sample and plot."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 __all__ = ["demo"]
 
@@ -35,4 +37,52 @@ def demo(
         FileExistsError: Where the folder exists and `force` is not given.
         ValueError: Where an argument is out of range.
     """
-    raise NotImplementedError
+    from rich.console import Console
+
+    from lemmata.apps.kit.files import new_output, write_atomically
+    from lemmata.apps.language_model.bench import bench
+    from lemmata.apps.language_model.compare import compare
+    from lemmata.apps.language_model.generate import generate
+    from lemmata.apps.language_model.optimizers import OPTIMIZERS
+
+    if steps < 2:
+        raise ValueError(f"`steps` (={steps}) must be at least 2")
+    # Experts' loads must even out within these few steps, not over the many that the default rate is for.
+    model: dict[str, Any] = {"width": width, "depth": depth, "balance_rate": 0.03}
+    new_output(out, force=force).mkdir(exist_ok=True)
+    console = Console()
+    started = time.perf_counter()
+    console.rule(f"1 of 3: train with Muon and AdamW for {steps} steps each, and compare")
+    compare(
+        data="docstrings",
+        out=out / "compare",
+        optimizers=["adamw", "muon"],
+        lrs={name: [OPTIMIZERS[name].lr] for name in ("adamw", "muon")},
+        seeds=[seed],
+        steps=steps,
+        validate_every=max(n for n in range(1, steps // 20 + 2) if steps % n == 0),
+        model={**model, "singular_values_every": max(1, steps // 6)},
+        workers=workers,
+    )
+    console.rule("2 of 3: sample what the decoder trained with Muon has learned")
+    run = out / "compare" / "runs" / f"muon-lr{OPTIMIZERS['muon'].lr:g}-seed{seed}"
+    text = generate(run, prompt="The ", new_tokens=400, seed=seed)
+    with write_atomically(out / "sample.txt") as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+    console.rule("3 of 3: measure optimisers, latent attention's cache and experts")
+    bench(out=out / "bench", optimizers=["adamw", "muon", "lion"], model=model, repeats=3)
+    _say_where(console, out, time.perf_counter() - started)
+    return out
+
+
+def _say_where(console: Any, out: Path, seconds: float) -> None:
+    """Say what lies where, and how to go on."""
+    console.print(f"\nDone in {seconds:.0f} s. Everything lies in {out}:", highlight=False)
+    for name, what in (
+        ("compare", "compare.json, its table as CSV and Markdown, and the trainings under runs"),
+        ("compare/plots", "figures as PNG and SVG, their numbers as CSV"),
+        ("bench", "what the parts cost, as ratios"),
+        ("sample.txt", "text that the decoder wrote"),
+    ):
+        console.print(f"  {name:<13} {what}", highlight=False)
+    console.print("Next: language-model fit --data.source YOUR_TEXT.txt", highlight=False)

@@ -15,6 +15,9 @@ from lemmata.apps.kit.tables import Table
 
 __all__ = ["Cost", "Outcome", "Standing", "standings", "table"]
 
+# Marks a learning rate at the edge of its grid.
+EDGE = " !"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -95,7 +98,7 @@ class Standing:
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether the best learning rate is the first or the last candidate, so that a better may lie outside."""
+        """Whether the best learning rate is the first or last candidate, so that a better may lie outside."""
         return self.lr in (self.lrs[0], self.lrs[-1])
 
     @property
@@ -184,24 +187,23 @@ def table(
     for standing in found:
         row: dict[str, object] = {
             "optimiser": standing.optimizer,
-            "best lr": f"{standing.lr:g}{' (edge)' if standing.at_the_edge else ''}",
-            **{f"loss at {step}": _number(loss) for step, loss in standing.checkpoints.items()},
-            "final loss": _number(standing.mean_final),
-            "of baseline's": _number(standing.mean_final / baseline.mean_final),
-            "steps to it, by seed": ", ".join(_steps(step) for step in standing.reached.values()),
-            "of its steps": "never" if standing.fraction is None else f"{standing.fraction:.2f}",
+            "lr": f"{standing.lr:g}{EDGE if standing.at_the_edge else ''}",
+            **{f"loss@{step}": _number(loss) for step, loss in standing.checkpoints.items()},
+            "loss ratio": _number(standing.mean_final / baseline.mean_final),
+            "steps": " ".join("never" if step is None else str(step) for step in standing.reached.values()),
+            "of its": "never" if standing.fraction is None else f"{standing.fraction:.2f}",
         }
         if costs is not None:
             cost = costs[standing.optimizer]
             row |= {
                 "step time": f"{cost.step_time:.2f} x",
-                "update time": f"{cost.update_time:.2f} x",
-                "state bytes": round(cost.state_bytes, 2),
+                "update": f"{cost.update_time:.2f} x",
+                "state": f"{cost.state_bytes:.1f} B",
             }
         rows.append(row)
     said = [title]
     if any(standing.at_the_edge for standing in found):
-        said.append("(edge): the best of its grid's first or last, a better lr may lie outside")
+        said.append(f"{EDGE.strip()} the lr is the first or last of its grid, a better may lie outside")
     if costs is not None:
         said.append(f"times over {baseline.optimizer}'s, state a parameter")
     return Table.from_records(rows, title="; ".join(said))
@@ -246,10 +248,6 @@ def _standing(
         reached=reached,
         fraction=median / length if math.isfinite(median) else None,
     )
-
-
-def _steps(step: int | None) -> str:
-    return "never" if step is None else str(step)
 
 
 def _number(value: float) -> float | str:

@@ -1,7 +1,7 @@
 """Run many trainings, in parallel processes where wanted, and keep each that has finished.
 
-A finished training leaves `outcome.json` in its folder. A sweep that was killed, or that lost a process, goes on
-when it is run again: what is finished is kept, what was under way starts anew.
+A finished training leaves `outcome.json` in its folder. A sweep that was killed, or that lost a process, goes
+on when it is run again: what is finished is kept, what was under way starts anew.
 """
 
 import concurrent.futures
@@ -19,7 +19,7 @@ from typing import Any
 
 from lemmata.apps.kit.files import read_json, write_json
 
-__all__ = ["Job", "read_columns", "run_jobs"]
+__all__ = ["Job", "read_columns", "read_validation", "run_jobs"]
 
 OUTCOME = "outcome.json"
 
@@ -99,6 +99,28 @@ def read_columns(path: Path) -> dict[str, list[float]]:
         raise ValueError(f"{path}: not a table of numbers ({error})") from error
 
 
+def read_validation(folder: Path) -> tuple[list[int], list[float]]:
+    """Return the numbers of steps after which a run recorded a validation loss, and these losses.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        Steps done and losses, as many as each other; none where the run failed before its first validation.
+
+    Raises:
+        ValueError: Where the log cannot be read.
+    """
+    columns: dict[str, list[float]] = {}
+    with contextlib.suppress(FileNotFoundError):
+        columns = read_columns(folder / "metrics.csv")
+    steps, losses = columns.get("step", []), columns.get("val_loss", [])
+    pairs = zip(steps, losses, strict=True) if losses else ()
+    # A row tells of the step that had this number, counted from 0.
+    kept = [(int(step) + 1, loss) for step, loss in pairs if math.isfinite(loss)]
+    return [step for step, _ in kept], [loss for _, loss in kept]
+
+
 def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     """Return the outcome of a training that has finished before; None where it has not."""
     if not (folder / OUTCOME).is_file():
@@ -150,7 +172,11 @@ def _run(job: Job, folder: Path) -> dict[str, Any]:
         train(**job.arguments, out=folder, progress=False)
     except FloatingPointError as failure:
         error = str(failure)
-    steps, losses = _validation(folder)
+    steps, losses = read_validation(folder)
+    if error is None and steps[-1:] != [job.arguments["steps"]]:
+        error = "the last validation loss is not finite"
+    for best in (folder / "checkpoints").glob("best-*.ckpt"):
+        best.unlink()  # last.ckpt has what plots need, and a sweep has many runs
     outcome = {
         "arguments": dict(job.arguments),
         "steps": steps,
@@ -160,14 +186,3 @@ def _run(job: Job, folder: Path) -> dict[str, Any]:
     }
     write_json(folder / OUTCOME, outcome)
     return outcome
-
-
-def _validation(folder: Path) -> tuple[list[int], list[float]]:
-    """Return the steps at which the validation loss was recorded, and the losses, up to the first that is none."""
-    columns: dict[str, list[float]] = {}
-    with contextlib.suppress(FileNotFoundError):  # a training that failed at once has recorded nothing
-        columns = read_columns(folder / "metrics.csv")
-    steps, losses = columns.get("step", []), columns.get("val_loss", [])
-    pairs = zip(steps, losses, strict=True) if losses else ()
-    kept = [(int(step), loss) for step, loss in pairs if math.isfinite(loss)]
-    return [step for step, _ in kept], [loss for _, loss in kept]
