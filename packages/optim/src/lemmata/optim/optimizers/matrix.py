@@ -1,37 +1,45 @@
 r"""Optimisers that treat a weight matrix as a matrix, and everything else by AdamW, in one object.
 
-A parameter group has an `algorithm`: that of the class, for weight matrices, or `adamw`. For a matrix $W$ with
-gradient $G$ a step is
+A parameter group has an `algorithm`: that of the class, for weight matrices, or `adamw`. For a matrix $W$
+with gradient $G$ a step is
 
 $$M \leftarrow \mu M + (1 - \mu) G, \qquad U = (1 - \mu) G + \mu M, \qquad
 W \leftarrow (1 - \eta \lambda) W - \eta\, s\, D(U),$$
 
-where $D$ is what a subclass of `MatrixOptimizer` defines, $U = M$ without `nesterov`, and the scale $s$ depends
-on the shape alone. Matrices of one shape are stacked and go through $D$ together, save large ones on a CPU,
-which are worked on one at a time while they are in the cache.
+where $D$ is what a subclass of `MatrixOptimizer` defines, $U = M$ without `nesterov`, and the scale $s$
+depends on the shape alone. Matrices of one shape are stacked and go through $D$ together, save large ones on
+a CPU, which are worked on one at a time while they are in the cache.
 """
 
-import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, cast, get_args
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.adamw import adamw
 
 from lemmata.optim.optimizers.base import CheckedOptimizer, check_range, foreach_batches
+from lemmata.optim.optimizers.blocks import (
+    BUCKET_BYTES,
+    Scale,
+    assign,
+    blocks,
+    buckets,
+    check_matrix,
+    check_scale,
+    cost,
+    join,
+    matrices,
+    scale_of,
+    wide_dtype,
+)
 
-__all__ = ["BUCKET_BYTES", "MatrixOptimizer", "Scale"]
-
-Scale = Literal["spectral", "rms", "none"]
-
-BUCKET_BYTES = 256 * 1024**2
-"""Size in bytes up to which matrices are stacked."""
+__all__ = ["MatrixOptimizer", "Scale"]
 
 
 class MatrixOptimizer(CheckedOptimizer):
@@ -40,24 +48,25 @@ class MatrixOptimizer(CheckedOptimizer):
     A subclass names its `algorithm` and turns a batch of matrices into a batch of directions in
     `_directions`. The value `matrix` for a group's `algorithm` means the subclass's, whatever its name.
 
-    A group without `algorithm` is divided in two: parameters with two or more axes are matrices, the others go to
-    AdamW. Its `lr` and `weight_decay` are then those of the matrices. A group with `algorithm="adamw"` takes
-    `adamw_lr` and `adamw_weight_decay` where it gives no `lr` or `weight_decay` itself. Every group ends up with
-    an `lr` of its own, so that a scheduler scales them all.
+    A group without `algorithm` is divided in two: parameters with two or more axes are matrices, the others
+    go to AdamW. Its `lr` and `weight_decay` are then those of the matrices. A group with `algorithm="adamw"`
+    takes `adamw_lr` and `adamw_weight_decay` where it gives no `lr` or `weight_decay` itself. Every group
+    ends up with an `lr` of its own, so that a scheduler scales them all.
 
     The options of a matrix group that concern shape:
 
     - `flatten`: whether a parameter of shape $(m, \ldots)$ is one matrix of $m$ rows, as the weight of a
       convolution is. Otherwise its last two axes are a matrix and the axes before a batch, as with stacked
       experts. A parameter of four or more axes has to say.
-    - `splits`: blocks of rows to treat as matrices of their own, as their number or as a tuple of their sizes.
-      For a fused projection of queries, keys and values it is 3, or the numbers of rows of each.
+    - `splits`: blocks of rows to treat as matrices of their own, as their number or as a tuple of their
+      sizes. For a fused projection of queries, keys and values it is 3, or the numbers of rows of each.
 
     With `process_group` every process of the group computes its share of the directions and gathers the rest.
     All must hold the same parameters and gradients, as under `DistributedDataParallel`. It is no option of a
-    parameter group and doesn't survive pickling.
+    parameter group and is not pickled.
 
-    Parameters that `fully_shard` distributes are gathered matrix by matrix.
+    A parameter that `fully_shard` distributes is gathered for its direction, which every process computes;
+    momentum and update stay sharded. `FullyShardedDataParallel` flattens parameters, and is refused.
 
     Args:
         params: Parameters or parameter groups.
@@ -188,13 +197,11 @@ class MatrixOptimizer(CheckedOptimizer):
         if "algorithm" in group:
             name = self.algorithm if group["algorithm"] == "matrix" else group["algorithm"]
             return [self._with_rates({**group, "params": members, "algorithm": name})]
-        rates = {name: group.pop(name) for name in ("lr", "weight_decay") if name in group}
-        matrices = [member for member in members if _tensor(member).ndim >= 2]
-        others = [member for member in members if _tensor(member).ndim < 2]
-        parts = [{**group, **rates, "params": matrices, "algorithm": self.algorithm}] if matrices else []
-        if others:
-            parts.append(self._with_rates({**group, "params": others, "algorithm": "adamw"}))
-        return parts or [{**param_group, "params": [], "algorithm": self.algorithm}]
+        rates: dict[str, Any] = {name: group.pop(name) for name in ("lr", "weight_decay") if name in group}
+        whole = {**group, **rates, "params": [member for member in members if _tensor(member).ndim >= 2]}
+        others = {**group, "params": [member for member in members if _tensor(member).ndim < 2]}
+        parts = [{**whole, "algorithm": self.algorithm}] if whole["params"] or not others["params"] else []
+        return parts + ([self._with_rates({**others, "algorithm": "adamw"})] if others["params"] else [])
 
     def _with_rates(self, group: dict[str, Any]) -> dict[str, Any]:
         """Give an AdamW group the learning rate and weight decay that it lacks."""
@@ -209,8 +216,7 @@ class MatrixOptimizer(CheckedOptimizer):
         check_range("momentum", group["momentum"], 0, 1)
         for index, beta in enumerate(group["betas"]):
             check_range(f"betas[{index}]", beta, 0, 1)
-        if group["scale"] not in get_args(Scale):
-            raise ValueError(f"`scale` (={group['scale']!r}) must be one of {', '.join(get_args(Scale))}")
+        check_scale(group["scale"])
         if group["algorithm"] not in (self.algorithm, "adamw"):
             raise ValueError(
                 f"`algorithm` (={group['algorithm']!r}) must be {self.algorithm!r}, 'matrix' or 'adamw'"
@@ -223,30 +229,51 @@ class MatrixOptimizer(CheckedOptimizer):
                     f"FullyShardedDataParallel flattened; shard the model with fully_shard instead"
                 )
             if group["algorithm"] != "adamw":
-                _check_matrix(param, group)
+                check_matrix(param, group)
 
     def _update_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        # Distributed tensors and others cannot be in one multi-tensor operation.
+        distributed: list[Tensor] = [param for param in params if isinstance(param, DTensor)]
+        ordinary = [param for param in params if not isinstance(param, DTensor)] if distributed else params
         if group["algorithm"] == "adamw":
-            self._update_by_adamw(group, params)
+            self._update_by_adamw(group, distributed)
+            self._update_by_adamw(group, ordinary)
             return
         for param in params:
             if not self.state[param]:
-                self.state[param]["momentum_buffer"] = torch.zeros_like(param, dtype=_wide(param.dtype))
-        share = self.process_group is not None and dist.get_world_size(self.process_group) > 1
-        for stack, direction in (self._gather if share else self._compute)(group, params):
-            _move(group, stack, direction)
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param, dtype=wide_dtype(param.dtype))
+        self._update_matrices(group, distributed)
+        if self.process_group is None or dist.get_world_size(self.process_group) == 1:
+            self._update_matrices(group, ordinary)
+        else:
+            self._update_in_shares(group, ordinary)
 
-    def _compute(self, group: dict[str, Any], params: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Advance the momentum of parameters; yield those of one shape with the directions stacked."""
-        for bucket in _buckets(group, params):
-            updates = [self._advance(group, stack) for stack in bucket]
-            yield from zip(bucket, self._directions_of(group, updates), strict=True)
+    def _update_matrices(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        for bucket in buckets(group, params):
+            for stack, directions in zip(bucket, self._advance_bucket(group, bucket), strict=True):
+                _move(group, stack, directions)
 
-    def _advance(self, group: dict[str, Any], stack: list[Tensor]) -> Float[Tensor, "count *shape"]:
-        """Advance the momentum of parameters of one shape, and return $U$ stacked."""
+    def _advance_bucket(self, group: dict[str, Any], bucket: list[list[Tensor]]) -> list[Tensor]:
+        """Advance the momentum of a bucket's parameters; return directions, stacked as the parameters are."""
+        updates = [self._advance(group, stack) for stack in bucket]
+        parts = [matrices(update, group) for update in updates]
+        places: dict[Sequence[int], list[tuple[int, int]]] = defaultdict(list)
+        for i, blocks_of_stack in enumerate(parts):
+            for j, block in enumerate(blocks_of_stack):
+                places[block.shape[-2:]].append((i, j))
+        for same in places.values():
+            members = [parts[i][j] for i, j in same]
+            together = self._in_chunks(group, members[0] if len(members) == 1 else torch.cat(members))
+            sizes = [len(member) for member in members]
+            for (i, j), direction in zip(same, torch.split(together, sizes), strict=True):
+                parts[i][j] = direction
+        return [join(_scaled(own, group), update.shape) for own, update in zip(parts, updates, strict=True)]
+
+    def _advance(self, group: dict[str, Any], stack: list[Tensor]) -> Shaped[Tensor, "count ..."]:
+        """Advance the momentum of parameters of one shape and return $U$, stacked."""
         momentum = group["momentum"]
         buffers = [self.state[param]["momentum_buffer"] for param in stack]
-        grads = _gradients(stack, buffers[0].dtype)
+        grads = _in(buffers[0].dtype, _gradients(stack))
         if len(stack) == 1:
             buffers[0].lerp_(grads[0], 1 - momentum)
             update = grads[0].lerp(buffers[0], momentum) if group["nesterov"] else buffers[0]
@@ -255,94 +282,91 @@ class MatrixOptimizer(CheckedOptimizer):
         stacked = torch.stack(buffers)
         return torch.stack(grads).lerp_(stacked, momentum) if group["nesterov"] else stacked
 
-    def _directions_of(self, group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:
-        """Return the directions of stacked parameters; all matrices of one shape are computed together."""
-        blocks = [_matrices(update, group) for update in updates]
-        places: dict[Sequence[int], list[tuple[int, int]]] = defaultdict(list)
-        for i, parts in enumerate(blocks):
-            for j, part in enumerate(parts):
-                places[part.shape[-2:]].append((i, j))
-        for same in places.values():
-            members = [blocks[i][j] for i, j in same]
-            whole = self._in_chunks(group, members[0] if len(members) == 1 else torch.cat(members))
-            directions = torch.split(whole, [len(member) for member in members])
-            for (i, j), direction in zip(same, directions, strict=True):
-                blocks[i][j] = direction
-        return [_whole(parts, group, update.shape) for parts, update in zip(blocks, updates, strict=True)]
-
     def _in_chunks(self, group: dict[str, Any], u: Float[Tensor, "batch m n"]) -> Float[Tensor, "batch m n"]:
-        """Compute directions for so many matrices at a time that they stay below `BUCKET_BYTES`."""
-        size = max(1, BUCKET_BYTES // (u[0].numel() * u.element_size()))
+        """Compute the directions of so many matrices at a time that they stay below `BUCKET_BYTES`."""
+        size = max(1, BUCKET_BYTES // max(1, u[0].numel() * u.element_size()))
         if len(u) <= size:
             return self._directions(group, u)
-        return torch.cat([self._directions(group, chunk) for chunk in u.split(size)])
+        return torch.cat([self._directions(group, chunk) for chunk in torch.split(u, size)])
 
-    def _gather(self, group: dict[str, Any], params: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Compute the directions of this process's share; gather the others'."""
+    def _update_in_shares(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Compute the directions of this process's share, exchange them, and move all parameters."""
         world, rank = dist.get_world_size(self.process_group), dist.get_rank(self.process_group)
-        owners = _assign([_cost(param, group) for param in params], world)
+        owners = assign([cost(param, group) for param in params], world)
+        directions: dict[Tensor, Tensor] = {}
         own = [param for param, owner in zip(params, owners, strict=True) if owner == rank]
+        for bucket in buckets(group, own):
+            for stack, together in zip(bucket, self._advance_bucket(group, bucket), strict=True):
+                directions.update(zip(stack, together, strict=True))
         for param, owner in zip(params, owners, strict=True):
             if owner != rank:
-                # The full tensor of a distributed parameter is gathered by all its processes together.
                 self._advance(group, [param])
-        directions = {
-            param: direction
-            for stack, together in self._compute(group, own)
-            for param, direction in zip(stack, together, strict=True)
-        }
-        kinds: dict[tuple[torch.dtype, torch.device], list[int]] = defaultdict(list)
-        for index, param in enumerate(params):
-            kinds[self.state[param]["momentum_buffer"].dtype, param.device].append(index)
-        for (dtype, device), indices in kinds.items():
-            queues = [[params[i] for i in indices if owners[i] == owner] for owner in range(world)]
-            length = max(sum(param.numel() for param in queue) for queue in queues)
-            sent = torch.zeros(length, dtype=dtype, device=device)
-            received = torch.empty(world * length, dtype=dtype, device=device)
-            if queues[rank]:
-                flat = torch.cat([directions[param].reshape(-1).to(dtype) for param in queues[rank]])
-                sent[: len(flat)] = flat
-            dist.all_gather_into_tensor(received, sent, group=self.process_group)
-            for queue, buffer in zip(queues, received.view(world, length), strict=True):
-                sizes = [param.numel() for param in queue]
-                for param, flat in zip(queue, buffer[: sum(sizes)].split(sizes), strict=True):
-                    yield [param], flat.view(1, *param.shape)
+        kinds: dict[tuple[torch.dtype, torch.device], list[list[Tensor]]] = {}
+        for param, owner in zip(params, owners, strict=True):
+            kind = wide_dtype(param.dtype), param.device
+            kinds.setdefault(kind, [[] for _ in range(world)])[owner].append(param)
+        for (dtype, device), queues in kinds.items():
+            for param, direction in self._exchange(queues, directions, dtype, device):
+                _move(group, [param], direction[None])
+
+    def _exchange(
+        self,
+        queues: list[list[Tensor]],
+        directions: dict[Tensor, Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return parameters with their directions, of which each process sends its own, padded to one length.
+
+        Args:
+            queues: The parameters of each process.
+            directions: Those that this process computed.
+            dtype: Data type in which to send.
+            device: Device of the parameters.
+        """
+        length = max(sum(param.numel() for param in queue) for queue in queues)
+        own = [directions[param].reshape(-1).to(dtype) for param in queues[dist.get_rank(self.process_group)]]
+        padding = torch.zeros(length - sum(map(len, own)), dtype=dtype, device=device)
+        received = torch.empty(len(queues) * length, dtype=dtype, device=device)
+        dist.all_gather_into_tensor(received, torch.cat([*own, padding]), group=self.process_group)
+        found: list[tuple[Tensor, Tensor]] = []
+        for queue, buffer in zip(queues, received.view(len(queues), length), strict=True):
+            sizes = [param.numel() for param in queue]
+            pieces = torch.split(buffer[: sum(sizes)], sizes)
+            found += [(param, piece.view(param.shape)) for param, piece in zip(queue, pieces, strict=True)]
+        return found
 
     def _update_by_adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Update parameters as `torch.optim.AdamW` does, with float32 state for half precision."""
-        distributed = [param for param in params if isinstance(param, DTensor)]
-        ordinary = [param for param in params if not isinstance(param, DTensor)]
-        for kind in (distributed, ordinary):
-            for indices in foreach_batches(kind, group["foreach"]):
-                self._adamw(group, [kind[index] for index in indices])
-
-    def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        for param in params:
-            state = self.state[param]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
-                state["exp_avg"] = torch.zeros_like(param, dtype=_wide(param.dtype))
-                state["exp_avg_sq"] = torch.zeros_like(param, dtype=_wide(param.dtype))
-        states = [self.state[param] for param in params]
-        dtype = states[0]["exp_avg"].dtype
-        wide = _in(dtype, params)
-        adamw(
-            wide,
-            _gradients(params, dtype),
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            foreach=len(params) > 1 and not isinstance(group["lr"], Tensor),
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=group["maximize"],
-        )
-        _write_back(params, wide)
+        # The compiler fuses a loop; torch's multi-tensor path does not trace on a CPU.
+        foreach = False if torch.compiler.is_compiling() else group["foreach"]
+        for indices in foreach_batches(params, foreach):
+            batch = [params[index] for index in indices]
+            for param in batch:
+                state = self.state[param]
+                if not state:
+                    state["step"] = torch.zeros((), dtype=torch.float32)
+                    state["exp_avg"] = torch.zeros_like(param, dtype=wide_dtype(param.dtype))
+                    state["exp_avg_sq"] = torch.zeros_like(param, dtype=wide_dtype(param.dtype))
+            dtype = wide_dtype(batch[0].dtype)
+            wide = _in(dtype, batch)
+            adamw(
+                wide,
+                _in(dtype, _gradients(batch)),
+                [self.state[param]["exp_avg"] for param in batch],
+                [self.state[param]["exp_avg_sq"] for param in batch],
+                [],
+                [self.state[param]["step"] for param in batch],
+                foreach=len(batch) > 1 and not isinstance(group["lr"], Tensor),
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=group["maximize"],
+            )
+            _write_back(batch, wide)
 
 
 def _tensor(member: Any) -> Any:
@@ -350,14 +374,9 @@ def _tensor(member: Any) -> Any:
     return member[1] if isinstance(member, tuple) else member
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the data type of the state of parameters: float32 for half precision."""
-    return dtype if dtype == torch.float64 else torch.float32
-
-
-def _gradients(params: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def _gradients(params: list[Tensor]) -> list[Tensor]:
     """Return the gradients, which all parameters have."""
-    return _in(dtype, [cast(Tensor, param.grad) for param in params])
+    return [cast("Tensor", param.grad) for param in params]
 
 
 def _in(dtype: torch.dtype, tensors: list[Tensor]) -> list[Tensor]:
@@ -371,126 +390,31 @@ def _write_back(params: list[Tensor], wide: list[Tensor]) -> None:
         torch._foreach_copy_(params, wide)
 
 
-def _check_matrix(param: Tensor, group: dict[str, Any]) -> None:
-    """Raise where a parameter of a matrix group is no matrix, or its blocks don't make up its rows."""
-    shape = tuple(param.shape)
-    if param.ndim < 2:
-        raise ValueError(
-            f"a parameter of shape {shape} is no matrix and cannot be in a group with algorithm="
-            f"{group['algorithm']!r}; `split_parameters` makes groups that fit a model"
-        )
-    if param.ndim > 3 and group["flatten"] is None:
-        raise ValueError(
-            f"a parameter of shape {shape} may be the weight of a convolution or a batch of matrices; give its "
-            f"group flatten=True or flatten=False, or make the groups by `split_parameters`"
-        )
-    rows, splits = shape[0 if group["flatten"] else -2], group["splits"]
-    if isinstance(splits, int):
-        if splits < 1 or rows % splits:
-            raise ValueError(
-                f"`splits` (={splits}) must divide the {rows} rows of a parameter of shape {shape}"
-            )
-    elif min(splits) < 1 or sum(splits) != rows:
-        raise ValueError(
-            f"`splits` (={tuple(splits)}) must be positive and sum to the {rows} rows of a parameter of shape {shape}"
-        )
+def _scaled(parts: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """Scale the directions of blocks of different shapes; `_move` scales those of one shape."""
+    if len(parts) == 1:
+        return parts
+    return [part * scale_of(part.shape[-2], part.shape[-1], group["scale"]) for part in parts]
 
 
-def _blocks(shape: Sequence[int], group: dict[str, Any]) -> list[tuple[int, int, int]]:
-    """Return number, rows and columns of the matrices that a parameter consists of, block by block."""
-    if group["flatten"]:
-        shape = (shape[0], math.prod(shape[1:]))
-    *batch, rows, columns = shape
-    count, splits = math.prod(batch), group["splits"]
-    if isinstance(splits, int):
-        return [(count * splits, rows // splits, columns)]
-    return [(count, size, columns) for size in splits]
-
-
-def _matrices(u: Float[Tensor, "count *shape"], group: dict[str, Any]) -> list[Tensor]:
-    """Return the matrices of stacked parameters, block by block: each (batch, rows, columns)."""
-    blocks = _blocks(u.shape[1:], group)
-    rows, columns = sum(rows for _, rows, _ in blocks), blocks[0][2]
-    if len(blocks) == 1:
-        return [u.reshape(-1, rows, columns)]
-    return list(u.reshape(-1, rows, columns).split([rows for _, rows, _ in blocks], dim=-2))
-
-
-def _whole(parts: list[Tensor], group: dict[str, Any], shape: Sequence[int]) -> Tensor:
-    """Put directions of blocks together; blocks of unequal scale are scaled here, others in `_move`."""
-    if len(parts) > 1:
-        return torch.cat([part * _scale(group, part.shape[-2:]) for part in parts], dim=-2).view(shape)
-    return parts[0].reshape(shape)
-
-
-def _scale(group: dict[str, Any], shape: Sequence[int]) -> float:
-    rows, columns = shape
-    if group["scale"] == "spectral":
-        return math.sqrt(max(1.0, rows / columns))
-    return 0.2 * math.sqrt(max(rows, columns)) if group["scale"] == "rms" else 1.0
-
-
-def _buckets(group: dict[str, Any], params: list[Tensor]) -> list[list[list[Tensor]]]:
-    """Return parameters in buckets to work on together, in each bucket stacks of one shape."""
-    buckets: list[list[list[Tensor]]] = []
-    for indices in foreach_batches(params, group["foreach"]):
-        if len(indices) == 1:
-            buckets.append([[params[indices[0]]]])
-            continue
-        by_shape: dict[Sequence[int], list[Tensor]] = defaultdict(list)
-        for index in indices:
-            by_shape[params[index].shape].append(params[index])
-        alike: dict[Any, list[list[Tensor]]] = defaultdict(list)
-        for shape, members in by_shape.items():
-            key = tuple(sorted({block[1:] for block in _blocks(shape, group)}))
-            alike[key] += _stacks(members)
-        buckets += alike.values()
-    return buckets
-
-
-def _stacks(params: list[Tensor]) -> list[list[Tensor]]:
-    """Divide parameters of one shape into stacks below `BUCKET_BYTES`; distributed ones stand alone."""
-    ordinary = [param for param in params if not isinstance(param, DTensor)]
-    size = max(1, BUCKET_BYTES // (params[0].numel() * 4))
-    chunks = [ordinary[start : start + size] for start in range(0, len(ordinary), size)]
-    return [*chunks, *[[param] for param in params if isinstance(param, DTensor)]]
-
-
-def _cost(param: Tensor, group: dict[str, Any]) -> int:
-    return sum(count * min(m, n) ** 2 * max(m, n) for count, m, n in _blocks(param.shape, group))
-
-
-def _assign(costs: Sequence[int], world: int) -> list[int]:
-    """Return an owner for each cost: the most costly first, each to the process with the least so far."""
-    loads, owners = [0] * world, [0] * len(costs)
-    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
-        owners[index] = loads.index(min(loads))
-        loads[owners[index]] += costs[index]
-    return owners
-
-
-def _move(group: dict[str, Any], params: list[Tensor], direction: Float[Tensor, "count *shape"]) -> None:
-    """Decay parameters and move them against their directions."""
-    blocks = _blocks(params[0].shape, group)
-    scale = _scale(group, blocks[0][1:]) if len(blocks) == 1 else 1.0
+def _move(group: dict[str, Any], params: list[Tensor], directions: Shaped[Tensor, "count ..."]) -> None:
+    """Decay parameters of one shape and move them against their directions."""
+    [(_, rows, columns), *others] = blocks(params[0].shape, group)
+    scale = 1.0 if others else scale_of(rows, columns, group["scale"])
     step = group["lr"] * (scale if group["maximize"] else -scale)
-    decay = 1 - group["lr"] * group["weight_decay"] if group["weight_decay"] else None
-    dtype = _wide(params[0].dtype)
-    wide = _in(dtype, params)
+    wide = _in(wide_dtype(params[0].dtype), params)
+    if group["weight_decay"]:
+        torch._foreach_mul_(wide, 1 - group["lr"] * group["weight_decay"])
     if len(params) == 1 and not isinstance(step, Tensor):
-        if decay is not None:
-            wide[0].mul_(decay)
-        wide[0].add_(_as(direction[0], params[0]), alpha=step)
+        wide[0].add_(_as(params[0], directions[0]), alpha=step)
     else:
-        if decay is not None:
-            torch._foreach_mul_(wide, decay)
-        moves = list(direction.to(dtype).mul(step).unbind())
-        torch._foreach_add_(wide, [_as(moves[0], params[0])] if len(params) == 1 else moves)
+        moves = list((directions.to(wide[0].dtype) * step).unbind())
+        torch._foreach_add_(wide, [_as(params[0], moves[0])] if len(params) == 1 else moves)
     _write_back(params, wide)
 
 
-def _as(whole: Tensor, param: Tensor) -> Tensor:
-    """Return a tensor that every process holds, distributed as a parameter is; as it is for an ordinary one."""
+def _as(param: Tensor, whole: Tensor) -> Tensor:
+    """Distribute a tensor that every process holds as a parameter is; leave it for an ordinary parameter."""
     if not isinstance(param, DTensor):
         return whole
     mesh = param.device_mesh

@@ -1,7 +1,7 @@
 r"""Muon: orthogonalised momentum for weight matrices, AdamW for everything else, in one optimiser.
 
-A step moves a matrix by nearly the same length along all of its singular directions: of all updates of spectral
-norm 1 that is the steepest descent along the momentum. Use it for the hidden layers of a network.
+A step moves a matrix by nearly the same length along all of its singular directions: of all updates of
+spectral norm 1 that is the steepest descent along the momentum. Use it for the hidden layers of a network.
 
 References:
     - K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
@@ -30,6 +30,59 @@ __all__ = ["Muon"]
 
 
 class Muon(MatrixOptimizer):
+    r"""Train matrices by orthogonalised momentum and all other parameters by AdamW.
+
+    For a matrix $W$ of $m$ rows and $n$ columns with gradient $G$,
+
+    $$M \leftarrow \mu M + (1 - \mu) G, \qquad U = (1 - \mu) G + \mu M, \qquad
+    W \leftarrow (1 - \eta \lambda) W - \eta\, s\, O(U),$$
+
+    with $O(U)$ the orthogonal factor of $U$ as `orthogonalize` computes it. It maximises $\langle U, O
+    \rangle$ over all $O$ of spectral norm at most 1. $M$ is an average where the original has a sum; as the
+    length of $U$ doesn't matter, the steps are the same.
+
+    Pass the groups of `split_parameters`, or parameters: those with two or more axes are then matrices,
+    embeddings and the output layer included, since a tensor doesn't tell what it is for. `MatrixOptimizer`
+    describes the options of groups, and how the work is shared among processes.
+
+    On single matrices this equals `torch.optim.Muon`, with `scale="spectral"` for `"original"` and `"rms"`
+    for `"match_rms_adamw"`, to the rounding of bfloat16; on parameters of AdamW it equals
+    `torch.optim.AdamW`.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Learning rate $\eta$ of matrices: with `scale="spectral"` the spectral norm of a step.
+        momentum: $\mu$, in [0, 1).
+        nesterov: Whether to look ahead; else $U = M$.
+        weight_decay: $\lambda$ of matrices, decoupled.
+        steps: Steps of the iteration.
+        coefficients: Of the iteration, where `method` is `newton_schulz`.
+        method: How to orthogonalise; see `orthogonalize`.
+        scale: $s$: `spectral` is $\sqrt{\max(1, m/n)}$. `rms` is $0.2 \sqrt{\max(m, n)}$ and makes entries as
+            large as AdamW does, so that its learning rate and weight decay serve. `none` is 1.
+        betas: Decay rates of AdamW.
+        eps: The term in AdamW's denominator.
+        adamw_lr: Learning rate of AdamW.
+        adamw_weight_decay: Weight decay of AdamW.
+        dtype: Data type in which to iterate; None takes bfloat16 where a device multiplies it natively.
+        foreach: Whether to stack matrices and to update AdamW's parameters together; None chooses by size.
+        process_group: Processes that hold the same parameters and gradients and share the work.
+        maximize: Whether to ascend.
+        error_if_nonfinite: Whether a gradient with NaN or infinity ends the step with an error.
+
+    Raises:
+        ValueError: Where an option is out of range, or a parameter does not fit its group.
+        TypeError: Where a parameter is one that FSDP1 flattened.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> optimizer = Muon(model.parameters(), lr=0.02, adamw_lr=1e-3)
+        >>> [(group["algorithm"], group["lr"], len(group["params"])) for group in optimizer.param_groups]
+        [('muon', 0.02, 2), ('adamw', 0.001, 2)]
+        >>> model(torch.ones(1, 4)).square().sum().backward()
+        >>> optimizer.step()
+    """
+
     algorithm = "muon"
 
     def __init__(

@@ -1,7 +1,8 @@
-r"""Replace a matrix's singular values by ones: the orthogonal factor of its polar decomposition, exactly or nearly.
+r"""Bring the singular values of matrices to one, exactly or nearly: the factor of the polar decomposition.
 
-For $X = U S V^T$ the nearest matrix with orthonormal rows or columns is $U V^T$. It maximises $\langle X, O \rangle$
-over all $O$ of spectral norm at most 1. A Newton-Schulz iteration comes close with matrix products alone:
+For $X = U S V^T$ the nearest matrix with orthonormal rows or columns is $U V^T$. It maximises
+$\langle X, O \rangle$ over all $O$ of spectral norm at most 1. A Newton-Schulz iteration comes close with
+matrix products alone:
 
 $$A = X X^T, \qquad X \leftarrow a X + (b A + c A^2) X,$$
 
@@ -15,7 +16,8 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -80,9 +82,9 @@ def orthogonalize(
 
     Args:
         x: Matrices.
-        method: `newton_schulz` iterates with the same coefficients each step, by default to within 32 % of one
-            from singular values of 0.002 of the norm on; it doesn't converge. `polar_express` has coefficients
-            of its own for every step and converges to `polar`, which `svd` computes.
+        method: `newton_schulz` iterates with the same coefficients each step, by default to within 32 % of
+            one from singular values of 0.002 of the norm on; it doesn't converge. `polar_express` has
+            coefficients of its own for every step and converges to `polar`, which `svd` computes.
         steps: Steps of the iteration.
         coefficients: $a$, $b$ and $c$ of `newton_schulz`.
         eps: The smallest norm to divide by.
@@ -100,7 +102,7 @@ def orthogonalize(
         tensor([[1., 0.],
                 [0., 1.]], dtype=torch.float64)
         >>> torch.linalg.svdvals(orthogonalize(x)).round(decimals=2)
-        tensor([1.1300, 0.7000], dtype=torch.float64)
+        tensor([1.0400, 0.7100], dtype=torch.float64)
     """
     if method not in get_args(Method):
         raise ValueError(f"`method` (={method!r}) must be one of {', '.join(get_args(Method))}")
@@ -142,7 +144,7 @@ def newton_schulz(
     elements = x.shape[-2] * x.shape[-1]
     if elements > LARGE_ELEMENTS:
         return _iterate_large(batch, coefficients).reshape(x.shape)
-    chunks = batch.split(max(1, CACHE_BYTES // (elements * x.element_size())))
+    chunks = torch.split(batch, max(1, CACHE_BYTES // (elements * x.element_size())))
     done = [_iterate(chunk, coefficients) for chunk in chunks]
     return (done[0] if len(done) == 1 else torch.cat(done)).reshape(x.shape)
 
@@ -158,7 +160,7 @@ def _iterate(x: Float[Tensor, "b m n"], coefficients: Sequence[Coefficients]) ->
 
 
 def _iterate_large(x: Float[Tensor, "b m n"], coefficients: Sequence[Coefficients]) -> Float[Tensor, "b m n"]:
-    """Iterate on one matrix after another, in the same memory, using that two of three products are symmetric."""
+    """Iterate on one matrix after another in the same memory; of symmetric products compute one half."""
     tall, short = x.shape[-2] > x.shape[-1], min(x.shape[-2:])
     gram, polynomial = x.new_empty(2, short, short)
     result, spare = x.new_empty(x.shape), x.new_empty(x.shape[-2:])
@@ -205,14 +207,15 @@ def polar(x: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     u, s, vh = torch.linalg.svd(wide, full_matrices=False)
     tolerance = s[..., :1] * max(x.shape[-2:]) * torch.finfo(wide.dtype).eps
-    return ((u * (s > tolerance)[..., None, :]) @ vh).to(x.dtype)
+    factor: Tensor = (u * (s > tolerance)[..., None, :]) @ vh
+    return factor.to(x.dtype)
 
 
 def iteration_dtype(x: Tensor) -> torch.dtype:
     """Return the data type in which to iterate on a matrix: bfloat16 where that is multiplied natively.
 
-    That is on CUDA from compute capability 8.0 on, and on a CPU with bfloat16 dot products. Elsewhere it is that
-    of the matrix, or float32 for half precision. float64 stays float64 everywhere.
+    That is on CUDA from compute capability 8.0 on, and on a CPU with bfloat16 dot products. Elsewhere it is
+    that of the matrix, or float32 for half precision. float64 stays float64 everywhere.
 
     Args:
         x: A matrix.
@@ -235,8 +238,12 @@ def iteration_dtype(x: Tensor) -> torch.dtype:
 
 def _cpu_multiplies_bfloat16() -> bool:
     """Return whether this CPU has instructions for bfloat16 products, as far as this build of torch tells."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch has no types here
         return False
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    # Releases before that function know of x86 alone.
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
 
@@ -245,20 +252,20 @@ CPU_BFLOAT16 = _cpu_multiplies_bfloat16()
 """Whether this CPU multiplies bfloat16 matrices natively."""
 
 
-def check_steps(steps: int) -> None:
-    """Raise ValueError unless the number of steps lies in [1, 100)."""
+def check_steps(steps: float) -> None:
+    """Raise ValueError unless the number of steps is an integer in [1, 100)."""
     check_range("steps", steps, 1, 100)
+    if steps != int(steps):
+        raise ValueError(f"`steps` (={steps}) must be an integer")
 
 
-def check_coefficients(coefficients: Sequence[float]) -> Coefficients:
+def check_coefficients(coefficients: Sequence[Any]) -> Coefficients:
     """Return three finite coefficients as a tuple of floats.
 
     Raises:
         ValueError: Where there are not three, or one is not finite.
     """
     values = tuple(coefficients)
-    if len(values) != 3 or not all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values
-    ):
+    if len(values) != 3 or not all(isinstance(value, Real) and math.isfinite(value) for value in values):
         raise ValueError(f"`coefficients` (={coefficients!r}) must be three finite numbers")
     return float(values[0]), float(values[1]), float(values[2])
