@@ -1,12 +1,17 @@
 """Scores against hand-counted trainings, a sweep that goes on where it stopped, and the verb itself."""
 
+import json
 import math
+import multiprocessing
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lemmata.apps.language_model import compare, sweep
 from lemmata.apps.language_model.scoring import Cost, Outcome, standings, table
 
 
@@ -104,3 +109,153 @@ class TestScores:
             standings(diverged)
         with pytest.raises(ValueError, match="no validation loss"):
             Outcome("adamw", 1.0, 0, (), ())
+
+
+TINY: dict[str, Any] = {
+    "optimizers": ["lion"],
+    "lrs": {"adamw": [1e-3, 1e-2], "lion": [1e-4, 1e-3]},
+    "seeds": [0],
+    "steps": 4,
+    "validate_every": 2,
+    "batch_size": 4,
+    "model": {"width": 16, "depth": 1, "heads": 2, "experts": 4},
+    "options": {"context": 16, "trainer": {"accelerator": "cpu", "devices": 1}},
+}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_text("One for sorrow, two for joy, three for a girl, four for a boy.\n" * 40)
+    return str(path)
+
+
+class TestCompare:
+    def test_a_comparison_from_text_to_table(self, text: str, tmp_path: Path) -> None:
+        out = compare(data=text, out=tmp_path / "c", **TINY)
+        results = json.loads((out / "compare.json").read_text())
+        assert [row["optimizer"] for row in results["standings"]] == ["adamw", "lion"]
+        assert len(results["runs"]) == 4
+        for run in results["runs"].values():
+            assert run["steps"] == [2, 4]
+            assert run["finished"]
+        [adamw, lion] = results["standings"]
+        target = min(run["losses"][-1] for name, run in results["runs"].items() if name.startswith("adamw"))
+        assert adamw["finals"]["0"] == target
+        assert adamw["reached"]["0"] in (2, 4)
+        assert set(lion["checkpoints"]) == {"2", "4"}
+        assert results["costs"]["adamw"]["step_time"] == 1.0
+        assert results["costs"]["lion"]["state_bytes"] == pytest.approx(4.0, abs=0.1)
+        assert (out / "compare.csv").read_text().splitlines()[0].startswith("optimiser,lr,loss@2,loss@4")
+        stems = {path.stem for path in (out / "plots").iterdir()}
+        assert stems == {"losses", "learning_rates", "expert_load", "weights"}
+
+    def test_what_has_finished_is_kept(self, text: str, tmp_path: Path) -> None:
+        out = compare(data=text, out=tmp_path / "c", **TINY, costs=False)
+        before = json.loads((out / "compare.json").read_text())
+        stamps = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/metrics.csv")}
+        cut_short = out / "runs" / "lion-lr0.001-seed0" / "outcome.json"
+        cut_short.unlink()  # as a kill leaves it
+        compare(data=text, out=out, **TINY, costs=False)
+        after = json.loads((out / "compare.json").read_text())
+        assert after == before
+        again = {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
+        assert again == {cut_short.parent / "metrics.csv"}
+
+    def test_seeds_may_be_added(self, text: str, tmp_path: Path) -> None:
+        few = {**TINY, "lrs": {"adamw": [1e-2], "lion": [1e-3]}}
+        out = compare(data=text, out=tmp_path / "c", **few, costs=False)
+        compare(data=text, out=out, **{**few, "seeds": [0, 1]}, costs=False)
+        results = json.loads((out / "compare.json").read_text())
+        assert sorted(results["standings"][1]["finals"]) == ["0", "1"]
+        losses = [
+            run["losses"] for run in results["runs"].values() if "lion" in run["arguments"]["optimizer"]
+        ]
+        assert losses[0] != losses[1]
+
+    def test_another_text_or_setting_is_refused(self, text: str, tmp_path: Path) -> None:
+        few = {**TINY, "lrs": {"adamw": [1e-2], "lion": [1e-3]}, "costs": False}
+        out = compare(data=text, out=tmp_path / "c", **few)
+        with pytest.raises(ValueError, match=r"other settings \(batch_size\)"):
+            compare(data=text, out=out, **{**few, "batch_size": 2})
+        Path(text).write_text(Path(text).read_text() + "Five for silver.\n")
+        with pytest.raises(ValueError, match=r"other settings \(text\)"):
+            compare(data=text, out=out, **few)
+
+    def test_a_diverged_training_is_an_outcome(self, text: str, tmp_path: Path) -> None:
+        wild = {**TINY, "optimizers": ["sgd"], "lrs": {"adamw": [1e-3, 1e-2], "sgd": [0.1, 1e300]}}
+        out = compare(data=text, out=tmp_path / "c", **wild, costs=False)
+        results = json.loads((out / "compare.json").read_text())
+        assert not results["runs"]["sgd-lr1e+300-seed0"]["finished"]
+        assert results["runs"]["sgd-lr1e+300-seed0"]["error"]
+        assert results["standings"][1]["lr"] == 0.1
+
+    @pytest.mark.slow
+    def test_processes_find_what_one_finds(self, text: str, tmp_path: Path) -> None:
+        few = {**TINY, "lrs": {"adamw": [1e-2], "lion": [1e-3]}, "costs": False}
+        runs = [
+            json.loads(
+                (compare(data=text, out=tmp_path / f"{n}", **few, workers=n) / "compare.json").read_text()
+            )["runs"]
+            for n in (1, 2)
+        ]
+        for name, run in runs[0].items():
+            assert runs[1][name]["losses"] == pytest.approx(run["losses"], rel=1e-5)
+
+    @pytest.mark.slow
+    def test_a_lost_process_is_said_and_the_rest_kept(self, text: str, tmp_path: Path) -> None:
+        arguments = {
+            "data": text,
+            "optimizer": "adamw",
+            "seed": 0,
+            "steps": 2,
+            "validate_every": 1,
+            **TINY["options"],
+        }
+        jobs = [
+            sweep.Job("good", {**arguments, "model": {"width": 16, "depth": 1}}),
+            sweep.Job("lost", {**arguments, "model": {"width": 16, "depth": 1}, "steps": 100_000}),
+        ]
+
+        def kill(name: str, outcome: dict[str, Any]) -> None:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+        with pytest.raises(ChildProcessError, match="run the same command again"):
+            sweep.run_jobs(jobs, tmp_path / "runs", workers=2, report=kill)
+        assert (tmp_path / "runs" / "good" / "outcome.json").is_file()
+        assert not (tmp_path / "runs" / "lost" / "outcome.json").exists()
+
+    def test_jobs_are_checked(self, tmp_path: Path) -> None:
+        job = sweep.Job("a", {})
+        with pytest.raises(ValueError, match=r"`workers` \(=0\)"):
+            sweep.run_jobs([job], tmp_path, workers=0)
+        with pytest.raises(ValueError, match="their own name"):
+            sweep.run_jobs([job, job], tmp_path)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"optimizers": ["adamw", "nag"]}, r"`optimizer` \(='nag'\) is not known; expected one of adamw"),
+            ({"lrs": {"sgd": [0.1]}}, "`lrs` names 'sgd'"),
+            ({"lrs": {"adamw": [1e-3], "lion": [1e-3, 2e-3]}}, "adamw 1, lion 2"),
+            ({"lrs": {"adamw": [-1.0], "lion": [1e-3]}}, r"`lr` \(=-1.0\)"),
+            ({"steps": 0}, r"`steps` \(=0\)"),
+            ({"validate_every": 3}, r"`validate_every` \(=3\) must divide `steps` \(=4\)"),
+            ({"seeds": []}, "`seeds`"),
+            ({"workers": 0}, r"`workers` \(=0\)"),
+        ],
+    )
+    def test_arguments_are_checked_first(
+        self, changes: dict[str, Any], message: str, text: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            compare(data=text, out=tmp_path / "c", **{**TINY, **changes})
+        assert not (tmp_path / "c").exists()
+
+    def test_a_folder_that_holds_something_else(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "thesis.tex").write_text("")
+        with pytest.raises(FileExistsError, match="--force"):
+            compare(data=text, out=tmp_path / "c", **TINY)
+        assert (tmp_path / "c" / "thesis.tex").exists()

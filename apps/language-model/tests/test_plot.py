@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lemmata.apps.kit.plots import save_figure, style
-from lemmata.apps.language_model import figures
+from lemmata.apps.language_model import figures, plot, records, train
 
 CURVES = {
     "step": [0.0, 10.0, 20.0],
@@ -70,3 +70,70 @@ class TestFigures:
         _, figure, table = figures.draw_schedules(norms, linear, linear[::-1].copy())
         assert len(figure.axes) == 2
         assert table.rows == [[1, 3.0, 1.0, 0.0], [2, 2.0, 0.5, 0.5], [3, 1.0, 0.0, 1.0]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "text.txt").write_text("One for sorrow, two for joy, three for a girl.\n" * 40)
+    return train(
+        folder / "text.txt",
+        out=folder / "run",
+        optimizer="lion",
+        steps=6,
+        validate_every=2,
+        context=16,
+        batch_size=4,
+        model={"width": 16, "depth": 2, "heads": 2, "experts": 4, "singular_values_every": 3},
+        trainer={"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1},
+    )
+
+
+class TestPlot:
+    def test_a_run_is_drawn_with_all_it_recorded(self, run: Path) -> None:
+        files = plot(run)
+        stems = {path.stem for path in files}
+        assert stems == {"losses", "expert_load", "update_singular_values", "weights"}
+        assert sorted(path.name for path in files) == sorted(
+            f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg", "csv")
+        )
+        assert all(path.stat().st_size > 0 for path in files)
+
+    def test_the_records_of_a_run(self, run: Path) -> None:
+        curves = records.read_curves(run)
+        kept = [place for place, loss in enumerate(curves["val_loss"]) if math.isfinite(loss)]
+        assert [curves["step"][place] for place in kept] == [2, 4, 6]
+        assert [curves["tokens"][place] for place in kept] == [128, 256, 384]
+        loads = records.read_loads(run)
+        assert loads is not None
+        assert list(loads[1]) == ["block 1", "block 2"]
+        for shares in loads[1].values():
+            np.testing.assert_allclose(shares.sum(axis=1), 1.0)
+        counts = records.read_singular_values(run)
+        assert counts is not None
+        assert counts.sum() > 0
+        weights = records.read_weights(run)
+        assert (weights.optimizer, weights.bound) == ("lion", 10.0)
+        assert records.read_config(run).depth == 2
+
+    def test_plots_are_not_replaced_unasked(self, run: Path, tmp_path: Path) -> None:
+        plot(run, out=tmp_path / "plots")
+        with pytest.raises(FileExistsError, match="--force"):
+            plot(run, out=tmp_path / "plots")
+        plot(run, out=tmp_path / "plots", force=True)
+
+    def test_folders_that_hold_nothing_to_draw(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            FileNotFoundError, match=r"found none of compare\.json, refine\.json, metrics\.csv"
+        ):
+            plot(tmp_path)
+        (tmp_path / "compare.json").write_text("{}")
+        with pytest.raises(ValueError, match="not the results of a comparison"):
+            plot(tmp_path)
+        (tmp_path / "compare.json").write_text("{")
+        with pytest.raises(ValueError, match="is not JSON"):
+            plot(tmp_path)
+        (tmp_path / "compare.json").unlink()
+        (tmp_path / "metrics.csv").write_text("step,val_loss\n0,abc\n")
+        with pytest.raises(ValueError, match="not a table of numbers"):
+            plot(tmp_path)

@@ -67,7 +67,7 @@ def bench(
     for name, value in (("batch_size", batch_size), ("repeats", repeats), ("prompt", prompt)):
         if value < 1:
             raise ValueError(f"`{name}` (={value}) must be a positive integer")
-    config = Config(**{"vocabulary": 96, "context": 256, **(model or {})})
+    config = Config.from_dict({"vocabulary": 96, "context": 256, **(model or {})})
     if prompt >= config.context:
         raise ValueError(f"`prompt` (={prompt}) must be smaller than the context (={config.context})")
     names = names_of(optimizers, baseline)

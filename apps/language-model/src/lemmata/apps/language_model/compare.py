@@ -60,7 +60,7 @@ def compare(
         seeds: Seeds of weights and order of the text; 0, 1 and 2 where not given.
         baseline: The optimiser to compare with.
         steps: Optimiser steps of each training.
-        validate_every: Steps between two validations, which divides `steps`; the headline is a multiple of it.
+        validate_every: Steps between two validations; divides `steps`. The headline is a multiple of it.
         batch_size: Windows of text in a batch.
         model: Fields of `DecoderConfig` that take the place of its defaults.
         options: Further arguments of `training.train` for every training, say `{"warmup": 20}`.

@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -168,10 +169,13 @@ def _run(job: Job, folder: Path) -> dict[str, Any]:
 
     shutil.rmtree(folder, ignore_errors=True)
     error: str | None = None
-    try:
-        train(**job.arguments, out=folder, progress=False)
-    except FloatingPointError as failure:
-        error = str(failure)
+    with warnings.catch_warnings():
+        # Of a training that diverges the last norms are not finite; its outcome says so.
+        warnings.filterwarnings("ignore", ".*gradient norms are missing or not finite", UserWarning)
+        try:
+            train(**job.arguments, out=folder, progress=False)
+        except FloatingPointError as failure:
+            error = str(failure)
     steps, losses = read_validation(folder)
     if error is None and steps[-1:] != [job.arguments["steps"]]:
         error = "the last validation loss is not finite"
