@@ -12,8 +12,8 @@ Feedforward = Literal["experts", "dense"]
 Router = Literal["sigmoid", "softmax"]
 Balance = Literal["bias", "loss"]
 
-CACHE_FRACTION = 0.35
-"""What the default latent cache may hold, as a fraction of the multi-head cache."""
+CACHE_PERCENT = 35
+"""What the default latent cache may hold, in percent of the multi-head cache."""
 
 
 class Sizes(NamedTuple):
@@ -125,7 +125,7 @@ class DecoderConfig:
     def sizes(self) -> Sizes:
         """The widths, with every default worked out."""
         head = self.width // self.heads
-        budget = math.floor(CACHE_FRACTION * 2 * self.width)
+        budget = CACHE_PERCENT * 2 * self.width // 100
         rope = self.rope_width or max(2, min(head // 2, budget // 3) // 2 * 2)
         latent = self.latent_rank or max(1, _multiple(budget - rope, 4))
         return Sizes(head=head, rope=rope, latent=latent, hidden=self.hidden or self._default_hidden())

@@ -60,18 +60,20 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, rotary) for _ in range(config.depth))
         self.norm = RMSNorm(config.width)
         self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.embedding.weight
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights.
+        """Draw new weights, after `to_empty` too.
 
         Args:
             generator: Their source; torch's global one where `None`.
         """
         nn.init.zeros_(self.lm_head.weight)
-        initialize(self.embedding.weight, generator)
+        if self.config.tie_embeddings:  # here, since `to_empty` unties them
+            self.lm_head.weight = self.embedding.weight
+        # The residual stream starts with unit variance, or, where the embedding is the head too, the logits.
+        gain = 1 if self.config.tie_embeddings else math.sqrt(self.config.width)
+        initialize(self.embedding.weight, generator, gain)
         for block in self._blocks():
             block.reset_parameters(generator, output_gain=1 / math.sqrt(2 * self.config.depth))
         self.norm.reset_parameters()

@@ -182,7 +182,8 @@ class MixtureOfExperts(nn.Module):
             generator: Their source; torch's global one where `None`.
             output_gain: Factor on those of the experts' last matrices.
         """
-        initialize(self.router.weight, generator)
+        # Scores that start close together let the bias even the loads within a few steps.
+        initialize(self.router.weight, generator, 0.1)
         initialize(self.gate, generator)
         initialize(self.up, generator)
         initialize(self.down, generator, output_gain)
@@ -252,8 +253,8 @@ class MixtureOfExperts(nn.Module):
         if self.training:
             self.pending_loads = self.pending_loads.to(counts_E.device) + counts_E
         if self.balance == "loss":
-            fraction = counts_E / counts_E.sum().clamp(min=1)
-            self.auxiliary_loss = self.balance_rate * self.experts * (fraction.to(share_E) * share_E).sum()
+            fraction_E = counts_E.to(share_E) / counts_E.sum().clamp(min=1)
+            self.auxiliary_loss = self.balance_rate * self.experts * (fraction_E * share_E).sum()
 
     def _by_slices(
         self, x_ND: Float[Tensor, "N D"], chosen_NK: Int[Tensor, "N K"], counts_E: Int[Tensor, " E"]
