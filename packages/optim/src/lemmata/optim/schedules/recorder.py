@@ -87,7 +87,9 @@ class GradientNormRecorder:
         """Bring what was recorded to the host, which waits for the device once for all of it."""
         self._gather()
         if self._chunks:
-            self._recorded = torch.cat([self._recorded, torch.cat(self._chunks).to("cpu", torch.float64)])
+            device = self._chunks[-1].device
+            chunks = torch.cat([chunk.to(device, non_blocking=True) for chunk in self._chunks])
+            self._recorded = torch.cat([self._recorded, chunks.to("cpu", torch.float64)])
             self._chunks = []
 
     def norms(self) -> Float[Tensor, " steps"]:
@@ -167,7 +169,7 @@ class GradientNormRecorder:
     def _gather(self) -> None:
         """Put single numbers into one tensor on their device."""
         if self._pending:
-            device = self._pending[0].device
+            device = self._pending[-1].device  # records differ where a step had no gradient
             self._chunks.append(torch.stack([norm.to(device, non_blocking=True) for norm in self._pending]))
             self._pending = []
 
