@@ -235,8 +235,7 @@ class L2:
 
     def subgradient(self, m: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the unit vector, or zero."""
-        scaled = by_largest(m, largest(m))
-        return scaled / length(scaled).clamp(min=1)
+        return _unit(m, safe_norm(m, 2))
 
     def conjugate(self, x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return 0 in the unit ball, else infinity."""
@@ -274,8 +273,15 @@ class GroupL2:
 
     def subgradient(self, m: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the groups as unit vectors, or zeros."""
-        scaled = by_largest(m, length(m, math.inf, self._dims(), keepdim=True))
-        return scaled / self._lengths(scaled).clamp(min=1)
+        scaled = by_largest(m, largest(m))
+        return _unit(scaled, self._lengths(scaled))
+
+    # Inductor of torch 2.15 fails (KeyError in outer loop fusion) where it fuses norms of rows with the step
+    # on a CPU: leave them out of a compiled step's graph.
+    @torch.compiler.disable
+    def subgradients(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the subgradients of several tensors."""
+        return [self.subgradient(tensor) for tensor in tensors]
 
     def conjugate(self, x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return 0 where no group is longer than 1, else infinity."""
@@ -481,6 +487,11 @@ class Nuclear:
 
     def _matrices(self, x: Float[Tensor, "..."]) -> Float[Tensor, "*batch m n"]:
         return x.flatten(1) if self.flatten else x
+
+
+def _unit(x: Float[Tensor, "..."], norm: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Divide vectors by their norms, and leave those of zeros."""
+    return x / torch.where(norm > 0, norm, 1)
 
 
 def _singular_values(x: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch k"]:
