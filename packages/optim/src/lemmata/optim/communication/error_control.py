@@ -112,7 +112,7 @@ class ErrorControlState:
         self._round_bytes = 0
         self._slab_of: dict[int, Slab] = {}
         self._stored: dict[str, dict[str, Tensor]] = {}
-        self._stored_starts: dict[str, list[tuple[Tensor, ...]]] = {}
+        self._messages: dict[str, Message] = {}
         self._skipped_before = 0
 
     @property
@@ -125,7 +125,7 @@ class ErrorControlState:
         self.step = self.step_bytes = self.total_bytes = self.uncompressed_bytes = 0
         self._round_bytes = self._skipped_before = 0
         self._used_group = None
-        self._slab_of, self._stored, self._stored_starts = {}, {}, {}
+        self._slab_of, self._stored, self._messages = {}, {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return this worker's memory by parameter name. Every worker saves its own.
@@ -136,13 +136,9 @@ class ErrorControlState:
         if not self._names:
             raise RuntimeError("parameters have no names: pass `model` when making the ErrorControlState")
         memory = dict(self._stored)
-        starts = dict(self._stored_starts)
         for slab in self._slabs():
-            names = [self._name(param) for param in slab.params]
-            for param, name in zip(slab.params, names, strict=True):
-                memory[name] = {key: part.clone() for key, part in slab.parts(param).items()}
-            if slab.previous is not None:
-                starts["\n".join(names)] = [message.parts for message in slab.previous]
+            for param in slab.params:
+                memory[self._name(param)] = {key: part.clone() for key, part in slab.parts(param).items()}
         generator = getattr(self.rule.compressor, "generator", None)
         return {
             "method": self.rule.method,
@@ -153,16 +149,17 @@ class ErrorControlState:
             "uncompressed_bytes": self.uncompressed_bytes,
             "skipped": self.skipped,
             "memory": memory,
-            "starts": starts,
+            "messages": {name: (message.parts, message.size) for name, message in self._messages.items()},
             "generator": None if generator is None else generator.get_state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned on the same worker of a group of the same size.
 
-        A resumed process begins with the buckets that DDP makes before it rearranges them. Its first round
-        therefore compresses other entries together than the uninterrupted run where the granularity is
-        `"bucket"` and there are several buckets; with `"tensor"` it is the same round.
+        A resumed process begins with the buckets that DDP makes before it rearranges them. With several
+        buckets its first round therefore compresses other entries together than the uninterrupted run where
+        the granularity is `"bucket"`, and a random compressor draws for them in another order. With
+        `"tensor"` and any other compressor it is the same round.
 
         Args:
             state_dict: From `state_dict`.
@@ -193,7 +190,7 @@ class ErrorControlState:
             name: {key: part.clone() for key, part in parts.items()}
             for name, parts in state_dict["memory"].items()
         }
-        self._stored_starts = dict(state_dict["starts"])
+        self._messages = {name: Message(*saved) for name, saved in state_dict["messages"].items()}
         generator = getattr(self.rule.compressor, "generator", None)
         if generator is not None and state_dict["generator"] is not None:
             generator.set_state(state_dict["generator"].cpu())
@@ -261,22 +258,16 @@ class ErrorControlState:
         present = self._slab_of.get(id(params[0]))
         if present is not None and [*map(id, present.params)] == [*map(id, params)]:
             return present
-        names = [self._name(param) for param in params]
-        blocks = _blocks(params, self.granularity)
+        blocks = _blocks(params, [self._name(param) for param in params], self.granularity)
         for block in blocks:
             self.rule.check_block(block.stop - block.start)
-        slab = Slab(params, blocks, self.rule, gradient)
-        for param, name in zip(params, names, strict=True):
+        slab = Slab(params, blocks, self.rule, gradient, self._messages)
+        for param in params:
             before = self._slab_of.get(id(param))
-            known = self._stored.pop(name, {}) if before is None else before.parts(param)
+            known = self._stored.pop(self._name(param), {}) if before is None else before.parts(param)
             for key, part in slab.parts(param).items():
                 if key in known:
                     part.copy_(known[key])
-        starts = self._stored_starts.pop("\n".join(names), None)
-        if starts is not None:
-            slab.previous = [
-                Message(parts, block.stop - block.start) for parts, block in zip(starts, blocks, strict=True)
-            ]
         older = self._slabs()
         self._slab_of |= {id(param): slab for param in params}
         left = self._slabs()
@@ -330,15 +321,15 @@ def _names(model: nn.Module) -> dict[int, str]:
     return {id(param): name for name, param in module.named_parameters()}
 
 
-def _blocks(params: Sequence[Tensor], granularity: Granularity) -> list[Block]:
+def _blocks(params: Sequence[Tensor], names: Sequence[str], granularity: Granularity) -> list[Block]:
     """Return what is compressed together in a bucket; parameters without elements are left out."""
     ends = list(accumulate(param.numel() for param in params))
     if granularity == "bucket":
         shape = tuple(params[0].shape) if len(params) == 1 else None
-        return [Block(0, ends[-1], shape)] if ends[-1] else []
+        return [Block(0, ends[-1], shape, "\n".join(names))] if ends[-1] else []
     return [
-        Block(end - param.numel(), end, tuple(param.shape))
-        for param, end in zip(params, ends, strict=True)
+        Block(end - param.numel(), end, tuple(param.shape), name)
+        for param, end, name in zip(params, ends, names, strict=True)
         if param.numel()
     ]
 

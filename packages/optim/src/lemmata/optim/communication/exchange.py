@@ -47,20 +47,26 @@ class Slab:
         blocks: What is compressed together.
         rule: The method.
         gradient: Has the bucket's length, device, and the dtype of the memory.
+        messages: The last message of each block by name, for a compressor that starts from it. Buckets share
+            it, and it is kept up to date.
 
     Attributes:
         mean: Mean of the workers' control variates, None where the method has none.
-        previous: The messages of the last round, for a compressor that starts from them.
         skipped: Number of gradients of workers that were not finite.
     """
 
     def __init__(
-        self, params: Sequence[Tensor], blocks: Sequence[Block], rule: Rule, gradient: Float[Tensor, " d"]
+        self,
+        params: Sequence[Tensor],
+        blocks: Sequence[Block],
+        rule: Rule,
+        gradient: Float[Tensor, " d"],
+        messages: dict[str, Message],
     ) -> None:
         self.params, self.blocks, self.rule = list(params), list(blocks), rule
         self.memory = rule.allocate(gradient)
         self.mean = torch.zeros_like(gradient) if rule.has_control else None
-        self.previous: list[Message] | None = None
+        self.messages = messages
         self.skipped = torch.zeros((), dtype=torch.int64, device=gradient.device)
         ends = list(accumulate(param.numel() for param in params))
         self._spans = {
@@ -83,10 +89,10 @@ class Slab:
     ) -> list[Message]:
         """Carry out this worker's part of a round."""
         messages = self.rule.encode(
-            self.memory, gradient, self.blocks, finite=finite, first=first, previous=self.previous
+            self.memory, gradient, self.blocks, finite=finite, first=first, previous=self.messages
         )
         if getattr(self.rule.compressor, "warm_start", False):
-            self.previous = messages
+            self.messages |= {block.name: m for block, m in zip(self.blocks, messages, strict=True)}
         return messages
 
     def target(self, gradient: Float[Tensor, " d"]) -> Float[Tensor, " d"]:

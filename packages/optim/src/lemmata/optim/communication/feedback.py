@@ -27,7 +27,7 @@ References:
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -67,11 +67,13 @@ class Block:
         start: Of the first.
         stop: After the last.
         shape: Of the tensor that they are, None where they come from several.
+        name: What their messages are remembered by.
     """
 
     start: int
     stop: int
     shape: tuple[int, ...] | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Rule:
         *,
         finite: Bool[Tensor, "*batch 1"] | None = None,
         first: bool = False,
-        previous: Sequence[Message] | None = None,
+        previous: Mapping[str, Message] | None = None,
     ) -> list[Message]:
         """Carry out a worker's part of a round.
 
@@ -175,7 +177,7 @@ class Rule:
             finite: Whether a worker's gradient is. One that is not counts as having brought nothing new.
             first: Whether nothing has been sent before: the error of the first message is not kept, and the
                 velocity starts at the gradient.
-            previous: The messages of the round before.
+            previous: The messages of the round before, by the names of their blocks.
 
         Returns:
             A message a block.
@@ -196,9 +198,9 @@ class Rule:
             self.compressor.compress_tensor(
                 source[..., block.start : block.stop],
                 shape=block.shape,
-                previous=previous[index] if previous else None,
+                previous=previous.get(block.name) if previous else None,
             )
-            for index, block in enumerate(blocks)
+            for block in blocks
         ]
         if memory.error is not None:
             self.apply(memory.error, messages, blocks, -1.0)
