@@ -82,8 +82,8 @@ def test_errors_name_option_value_and_range(options, message):
 
 def test_from_dict_names_unknown_and_missing_options():
     with pytest.raises(
-        ValueError, match="`widht` is no option of the decoder; there are vocabulary, context"
+        ValueError, match="`girth` is no option of the decoder; there are vocabulary, context"
     ):
-        DecoderConfig.from_dict({"vocabulary": 65, "context": 64, "widht": 5})
+        DecoderConfig.from_dict({"vocabulary": 65, "context": 64, "girth": 5})
     with pytest.raises(ValueError, match="`context` is missing"):
         DecoderConfig.from_dict({"vocabulary": 65})
