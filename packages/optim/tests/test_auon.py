@@ -90,6 +90,19 @@ def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(direction, auon_direction(u.float()).to(dtype), rtol=0, atol=0)
 
 
+def test_direction_is_differentiable() -> None:
+    u = matrices(2, 3, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: auon_direction(x, 1.5), u)
+    assert torch.autograd.gradcheck(lambda x: cosh_rms_scale(x, 1.5), u)
+
+
+def test_large_gamma_overflows_to_a_zero_direction() -> None:
+    u = torch.zeros(3, 4)
+    u[1, 1] = 5.0
+    assert cosh_rms_scale(u, 1e3) == math.inf
+    assert torch.equal(auon_direction(u, 1e3), torch.zeros(3, 4))
+
+
 def test_functions_compile_to_one_graph(unchecked: None) -> None:
     torch.compiler.reset()
     u = matrices(2, 6, 4)

@@ -278,9 +278,11 @@ def _cosh_rms(
     """Return the scale of matrices whose norms are known."""
     if gamma == 0:
         return torch.ones_like(norms[..., 0, 0])
-    # cosh^2 = 1 + sinh^2: the mean of what lies above one keeps its digits where N is large.
-    excess: Tensor = torch.linalg.vector_norm((g * (gamma / norms)).sinh_(), dim=(-2, -1)).square()
-    return (excess / (g.shape[-2] * g.shape[-1]) + 1).sqrt()
+    # cosh^2 = 1 + sinh^2: the mean of what lies above one keeps its digits where N is large. On a CPU expm1
+    # takes a tenth of the time of sinh, and -4 sinh(x)^2 = expm1(2 x) expm1(-2 x) without cancellation.
+    doubled = g * (2 * gamma / norms)
+    excess = (doubled.expm1() * doubled.neg_().expm1_()).mean(dim=(-2, -1))
+    return (1 - excess / 4).sqrt()
 
 
 def _accumulated(dtype: torch.dtype) -> torch.dtype:
