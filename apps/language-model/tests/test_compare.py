@@ -4,15 +4,17 @@ import json
 import math
 import multiprocessing
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from lemmata.apps.language_model import compare, sweep
-from lemmata.apps.language_model.scoring import Cost, Outcome, standings, table
+from lemmata.apps.language_model.scoring import Cost, Outcome, cost_table, joined, standings, table
 
 
 def outcome(optimizer: str, lr: float, seed: int, *losses: float, finished: bool = True) -> Outcome:
@@ -72,7 +74,7 @@ class TestScores:
         [found] = standings(runs)
         assert found.at_the_edge == edge
         printed = table([found]).to_markdown()
-        assert ("of its grid" in printed) == edge
+        assert ("of the grid" in printed) == edge
 
     @settings(deadline=None, max_examples=25)
     @given(st.randoms(use_true_random=False))
@@ -93,9 +95,23 @@ class TestScores:
 
     def test_a_cost_is_told_beside(self) -> None:
         costs = {"adamw": Cost(1.0, 1.0, 8.0), "muon": Cost(1.1, 2.0, 4.3)}
-        found = table(standings(RUNS), costs=costs)
+        found = joined(table(standings(RUNS)), cost_table(costs))
+        assert found.column("lr") == ["0.003", "0.02"]
         assert found.column("step time") == ["1.00 x", "1.10 x"]
-        assert found.column("state") == ["8.0 B", "4.3 B"]
+        assert found.column("state bytes") == [8.0, 4.3]
+        with pytest.raises(ValueError, match="different methods"):
+            joined(table(standings(RUNS)), cost_table({"adamw": costs["adamw"]}))
+
+    def test_the_table_fits_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+        runs = [
+            Outcome(name, 0.0003, seed, (100, 200, 300), (2.4567, 2.3456, 2.2345))
+            for name in ("adamw", "hybrid-auon")
+            for seed in range(3)
+        ]
+        table(standings(runs, checkpoints=(100, 200, 300))).print(Console(width=80, file=sys.stdout))
+        printed = capsys.readouterr().out
+        assert "hybrid-auon" in printed
+        assert "…" not in printed
 
     def test_what_cannot_be_compared(self) -> None:
         with pytest.raises(ValueError, match=r"`baseline` \(='sgd'\)"):
@@ -146,7 +162,7 @@ class TestCompare:
         assert set(lion["checkpoints"]) == {"2", "4"}
         assert results["costs"]["adamw"]["step_time"] == 1.0
         assert results["costs"]["lion"]["state_bytes"] == pytest.approx(4.0, abs=0.1)
-        assert (out / "compare.csv").read_text().splitlines()[0].startswith("optimiser,lr,loss@2,loss@4")
+        assert (out / "compare.csv").read_text().splitlines()[0].startswith("optimiser,lr,@2,@4,ratio")
         stems = {path.stem for path in (out / "plots").iterdir()}
         assert stems == {"losses", "learning_rates", "expert_load", "weights"}
 
@@ -183,11 +199,11 @@ class TestCompare:
             compare(data=text, out=out, **few)
 
     def test_a_diverged_training_is_an_outcome(self, text: str, tmp_path: Path) -> None:
-        wild = {**TINY, "optimizers": ["sgd"], "lrs": {"adamw": [1e-3, 1e-2], "sgd": [0.1, 1e300]}}
+        wild = {**TINY, "optimizers": ["sgd"], "lrs": {"adamw": [1e-3, 1e-2], "sgd": [0.1, 3e38]}}
         out = compare(data=text, out=tmp_path / "c", **wild, costs=False)
         results = json.loads((out / "compare.json").read_text())
-        assert not results["runs"]["sgd-lr1e+300-seed0"]["finished"]
-        assert results["runs"]["sgd-lr1e+300-seed0"]["error"]
+        assert not results["runs"]["sgd-lr3e+38-seed0"]["finished"]
+        assert results["runs"]["sgd-lr3e+38-seed0"]["error"]
         assert results["standings"][1]["lr"] == 0.1
 
     @pytest.mark.slow

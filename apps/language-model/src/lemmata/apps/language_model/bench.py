@@ -20,7 +20,7 @@ else:
     DecoderConfig = "lemmata.apps.language_model.model.DecoderConfig"
     Cost = "lemmata.apps.language_model.scoring.Cost"
 
-__all__ = ["bench", "optimizer_costs"]
+__all__ = ["attention_costs", "bench", "optimizer_costs"]
 
 RESULTS = "bench.json"
 
@@ -79,7 +79,9 @@ def bench(
         "baseline": baseline,
         "machine": machine(),
         "optimizers": _optimizer_rows(config, names, batch_size, repeats, seed),
-        "attention": _attention_rows(config, batch_size, repeats, prompt, seed),
+        "attention": attention_costs(
+            config, batch_size=batch_size, repeats=max(1, repeats // 2), prompt=prompt, seed=seed
+        ),
         "experts": _expert_rows(config, batch_size, repeats, seed),
     }
     tables = _tables(results)
@@ -115,6 +117,43 @@ def optimizer_costs(
 
     rows = _optimizer_rows(config, names, batch_size, repeats, seed)
     return {row["optimizer"]: Costs(row["step_time"], row["update_time"], row["state_bytes"]) for row in rows}
+
+
+def attention_costs(
+    config: "DecoderConfig", *, batch_size: int = 16, repeats: int = 5, prompt: int = 16, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Measure what latent attention caches, and how fast it decodes, beside multi-head attention.
+
+    Args:
+        config: The decoder; its attention is replaced by either kind, all else is the same.
+        batch_size: Sequences decoded at a time, each up to the context.
+        repeats: How often each is measured, in turns, after one time that is not.
+        prompt: Tokens of each sequence that are there before.
+        seed: Seed of weights and tokens.
+
+    Returns:
+        One row a kind, multi-head first: `attention`, `cache` and `speed` over multi-head's, and the bare
+        `cache_bytes` of a token and `tokens_per_second`.
+    """
+    decoders = {kind: _decoder(_kind(config, kind), seed) for kind in ("multihead", "latent")}
+    tokens = _tokens(config, batch_size, seed)
+    seconds = _in_turns(
+        {kind: partial(_decode, decoder, tokens, prompt) for kind, decoder in decoders.items()},
+        repeats,
+    )
+    numbers = {kind: decoder.cache_numbers_per_token() for kind, decoder in decoders.items()}
+    size = next(decoders["latent"].parameters()).element_size()
+    decoded = batch_size * (config.context - prompt)
+    return [
+        {
+            "attention": kind,
+            "cache": numbers[kind] / numbers["multihead"],
+            "speed": seconds["multihead"] / seconds[kind],
+            "cache_bytes": numbers[kind] * size,
+            "tokens_per_second": decoded / seconds[kind],
+        }
+        for kind in decoders
+    ]
 
 
 def machine() -> dict[str, Any]:
@@ -193,31 +232,6 @@ class _Step:
             if isinstance(value, torch.Tensor)
         )
         return state / sum(parameter.numel() for parameter in self.model.parameters())
-
-
-def _attention_rows(
-    config: "DecoderConfig", batch_size: int, repeats: int, prompt: int, seed: int
-) -> list[dict[str, Any]]:
-    """Return one row a kind of attention, multi-head first: cache and speed, all else the same."""
-    decoders = {kind: _decoder(_kind(config, kind), seed) for kind in ("multihead", "latent")}
-    tokens = _tokens(config, batch_size, seed)
-    seconds = _in_turns(
-        {kind: partial(_decode, decoder, tokens, prompt) for kind, decoder in decoders.items()},
-        max(1, repeats // 2),
-    )
-    numbers = {kind: decoder.cache_numbers_per_token() for kind, decoder in decoders.items()}
-    size = next(decoders["latent"].parameters()).element_size()
-    decoded = batch_size * (config.context - prompt)
-    return [
-        {
-            "attention": kind,
-            "cache": numbers[kind] / numbers["multihead"],
-            "speed": seconds["multihead"] / seconds[kind],
-            "cache_bytes": numbers[kind] * size,
-            "tokens_per_second": decoded / seconds[kind],
-        }
-        for kind in decoders
-    ]
 
 
 def _expert_rows(config: "DecoderConfig", batch_size: int, repeats: int, seed: int) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def compare(
         ValueError: Where an argument is out of range, or the folder holds another comparison.
     """
     from lemmata.apps.kit.files import write_json
-    from lemmata.apps.language_model.scoring import standings, table
+    from lemmata.apps.language_model.scoring import cost_table, joined, standings, table
     from lemmata.apps.language_model.sweep import run_jobs
 
     names = names_of(optimizers, baseline)
@@ -120,13 +120,13 @@ def compare(
         "costs": None if measured is None else {name: asdict(cost) for name, cost in measured.items()},
         "runs": found,
     }
-    summary = table(
-        standing, costs=measured, title=f"Steps to {baseline}'s best final loss by seed, of {steps}"
-    )
-    summary.save(out / "compare")
+    summary = table(standing, title=f"Validation loss at steps, and steps to {baseline}'s best final loss")
+    tables = [summary] if measured is None else [summary, cost_table(measured, baseline=baseline)]
+    (joined(*tables) if len(tables) == 2 else summary).save(out / "compare")
     write_json(out / RESULTS, results)
     _plot(out)
-    summary.print()
+    for found_out in tables:
+        found_out.print()
     return out
 
 

@@ -13,13 +13,14 @@ def demo(
     steps: int = 300,
     width: int = 96,
     depth: int = 3,
-    workers: int = 1,
+    workers: int = 2,
     seed: int = 0,
     force: bool = False,
 ) -> Path:
     """Train with Muon and with AdamW on Python's own documentation strings, compare, sample and plot.
 
-    Nothing is downloaded. The decoder has multi-head latent attention and a mixture of experts.
+    Nothing is downloaded. The decoder has multi-head latent attention and a mixture of experts. Called from a
+    script, more workers than one need the usual guard `if __name__ == "__main__":`.
 
     Args:
         out: Folder to write.

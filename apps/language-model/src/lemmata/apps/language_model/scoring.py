@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lemmata.apps.kit.tables import Table
 
-__all__ = ["Cost", "Outcome", "Standing", "standings", "table"]
+__all__ = ["Cost", "Outcome", "Standing", "cost_table", "joined", "standings", "table"]
 
 # Marks a learning rate at the edge of its grid.
 EDGE = " !"
@@ -166,47 +166,73 @@ def standings(
     return [_standing(grids[name], targets, length, checkpoints) for name in methods]
 
 
-def table(
-    found: Sequence[Standing],
-    *,
-    costs: Mapping[str, Cost] | None = None,
-    title: str = "Steps to the baseline's final loss",
-) -> Table:
+def table(found: Sequence[Standing], *, title: str = "Steps to the baseline's best final loss") -> Table:
     """Return standings as a table, the baseline first.
 
     Args:
         found: The standings.
-        costs: What each method costs beside the baseline, where that was measured.
         title: The table's title; a legend of its marks is added where it has any.
 
     Returns:
-        One row a method.
+        One row a method: `lr`, mean validation losses at checkpoints, the final one over the baseline's
+        (`ratio`), `steps` by seed, and their median over the steps of the run (`of all`).
     """
-    baseline = found[0]
-    rows = []
-    for standing in found:
-        row: dict[str, object] = {
+    rows = [
+        {
             "optimiser": standing.optimizer,
             "lr": f"{standing.lr:g}{EDGE if standing.at_the_edge else ''}",
-            **{f"loss@{step}": _number(loss) for step, loss in standing.checkpoints.items()},
-            "loss ratio": _number(standing.mean_final / baseline.mean_final),
+            **{f"@{step}": _number(loss) for step, loss in standing.checkpoints.items()},
+            "ratio": _number(round(standing.mean_final / found[0].mean_final, 3)),
             "steps": " ".join("never" if step is None else str(step) for step in standing.reached.values()),
-            "of its": "never" if standing.fraction is None else f"{standing.fraction:.2f}",
+            "of all": "never" if standing.fraction is None else f"{standing.fraction:.2f}",
         }
-        if costs is not None:
-            cost = costs[standing.optimizer]
-            row |= {
-                "step time": f"{cost.step_time:.2f} x",
-                "update": f"{cost.update_time:.2f} x",
-                "state": f"{cost.state_bytes:.1f} B",
-            }
-        rows.append(row)
-    said = [title]
+        for standing in found
+    ]
     if any(standing.at_the_edge for standing in found):
-        said.append(f"{EDGE.strip()} the lr is the first or last of its grid, a better may lie outside")
-    if costs is not None:
-        said.append(f"times over {baseline.optimizer}'s, state a parameter")
-    return Table.from_records(rows, title="; ".join(said))
+        title += f"\n{EDGE.strip()} its lr is the first or last of the grid: a better may lie outside"
+    return Table.from_records(rows, title=title)
+
+
+def cost_table(costs: Mapping[str, Cost], *, baseline: str = "adamw") -> Table:
+    """Return what methods cost as a table.
+
+    Args:
+        costs: The costs by method.
+        baseline: The method whose times are 1.
+
+    Returns:
+        One row a method: time of a training step and of the optimiser's part of it over the baseline's, and
+        bytes of state a parameter.
+    """
+    rows = [
+        {
+            "optimiser": name,
+            "step time": f"{cost.step_time:.2f} x",
+            "update time": f"{cost.update_time:.2f} x",
+            "state bytes": round(cost.state_bytes, 2),
+        }
+        for name, cost in costs.items()
+    ]
+    return Table.from_records(rows, title=f"Times over {baseline}'s, bytes of state a parameter")
+
+
+def joined(left: Table, right: Table) -> Table:
+    """Return two tables of the same methods as one, the second's columns after the first's.
+
+    Args:
+        left: The first table; its title stays.
+        right: The second, with the same first column.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: Where the first columns differ.
+    """
+    if left.column(left.columns[0]) != right.column(right.columns[0]):
+        raise ValueError("the tables tell of different methods")
+    rows = [[*one, *two[1:]] for one, two in zip(left.rows, right.rows, strict=True)]
+    return Table([*left.columns, *right.columns[1:]], rows, left.title)
 
 
 def _grid(outcomes: Sequence[Outcome], name: str) -> dict[float, list[Outcome]]:
