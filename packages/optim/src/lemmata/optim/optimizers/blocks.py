@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lemmata.optim.optimizers.base import foreach_batches
+from lemmata.optim.optimizers.distributed import is_distributed
 
 __all__ = [
     "BUCKET_BYTES",
@@ -146,8 +146,8 @@ def buckets(group: Mapping[str, Any], params: Sequence[Tensor]) -> list[list[lis
 
 def _stacks(params: list[Tensor]) -> list[list[Tensor]]:
     """Divide parameters of one shape into stacks below `BUCKET_BYTES`."""
-    ordinary = [param for param in params if not isinstance(param, DTensor)]
-    distributed = [param for param in params if isinstance(param, DTensor)]
+    ordinary = [param for param in params if not is_distributed(param)]
+    distributed = [param for param in params if is_distributed(param)]
     size = max(1, BUCKET_BYTES // _wide_bytes(params[0]))
     stacks = [ordinary[start : start + size] for start in range(0, len(ordinary), size)]
     return stacks + [[param] for param in distributed]

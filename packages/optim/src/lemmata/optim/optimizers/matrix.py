@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.adamw import adamw
 
 from lemmata.optim.optimizers.base import CheckedOptimizer, check_range, foreach_batches
@@ -38,6 +37,7 @@ from lemmata.optim.optimizers.blocks import (
     scale_of,
     wide_dtype,
 )
+from lemmata.optim.optimizers.distributed import is_distributed, placed_as, whole_tensor
 
 __all__ = ["MatrixOptimizer", "Scale"]
 
@@ -233,8 +233,8 @@ class MatrixOptimizer(CheckedOptimizer):
 
     def _update_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
         # Distributed tensors and others cannot be in one multi-tensor operation.
-        distributed: list[Tensor] = [param for param in params if isinstance(param, DTensor)]
-        ordinary = [param for param in params if not isinstance(param, DTensor)] if distributed else params
+        distributed: list[Tensor] = [param for param in params if is_distributed(param)]
+        ordinary = [param for param in params if not is_distributed(param)] if distributed else params
         if group["algorithm"] == "adamw":
             self._update_by_adamw(group, distributed)
             self._update_by_adamw(group, ordinary)
@@ -277,7 +277,7 @@ class MatrixOptimizer(CheckedOptimizer):
         if len(stack) == 1:
             buffers[0].lerp_(grads[0], 1 - momentum)
             update = grads[0].lerp(buffers[0], momentum) if group["nesterov"] else buffers[0]
-            return (update.full_tensor() if isinstance(update, DTensor) else update)[None]
+            return whole_tensor(update)[None]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         stacked = torch.stack(buffers)
         return torch.stack(grads).lerp_(stacked, momentum) if group["nesterov"] else stacked
@@ -406,17 +406,8 @@ def _move(group: dict[str, Any], params: list[Tensor], directions: Shaped[Tensor
     if group["weight_decay"]:
         torch._foreach_mul_(wide, 1 - group["lr"] * group["weight_decay"])
     if len(params) == 1 and not isinstance(step, Tensor):
-        wide[0].add_(_as(params[0], directions[0]), alpha=step)
+        wide[0].add_(placed_as(params[0], directions[0]), alpha=step)
     else:
         moves = list((directions.to(wide[0].dtype) * step).unbind())
-        torch._foreach_add_(wide, [_as(params[0], moves[0])] if len(params) == 1 else moves)
+        torch._foreach_add_(wide, [placed_as(params[0], moves[0])] if len(params) == 1 else moves)
     _write_back(params, wide)
-
-
-def _as(param: Tensor, whole: Tensor) -> Tensor:
-    """Distribute a tensor that every process holds as a parameter is; leave it for an ordinary parameter."""
-    if not isinstance(param, DTensor):
-        return whole
-    mesh = param.device_mesh
-    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return everywhere.redistribute(placements=param.placements)

@@ -137,9 +137,11 @@ def newton_schulz(
         tensor([[0.7920, 0.0000, 0.0000],
                 [0.0000, 0.9440, 0.0000]])
     """
+    if not x.numel() or not coefficients:
+        return x.clone()
     batch = x.reshape(-1, *x.shape[-2:])
     traced = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
-    if x.device.type != "cpu" or traced or not x.numel() or not coefficients:
+    if x.device.type != "cpu" or traced:
         return _iterate(batch, coefficients).reshape(x.shape)
     elements = x.shape[-2] * x.shape[-1]
     if elements > LARGE_ELEMENTS:
