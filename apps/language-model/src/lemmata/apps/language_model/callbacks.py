@@ -6,6 +6,7 @@ resumed run; times, which do, are in `throughput.csv`.
 """
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
@@ -143,7 +145,13 @@ class GradientNorms(Callback):
         """Write the table, atomically."""
         if not all(recorder.steps for recorder in self.recorders.values()):
             return
-        columns = [recorder.norms().tolist() for recorder in self.recorders.values()]
+        with warnings.catch_warnings():
+            # A run that diverges ends with an error that says so; steps of a loss scaler may be skipped.
+            warnings.filterwarnings("ignore", message=r".* gradient norms are missing or not finite")
+            try:
+                columns = [recorder.norms().tolist() for recorder in self.recorders.values()]
+            except RuntimeError:  # none is finite
+                return
         rows = "".join(
             f"{step},{','.join(map(repr, row))}\n" for step, row in enumerate(zip(*columns, strict=True))
         )
@@ -250,7 +258,9 @@ class OutsideBox(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the fraction beside the validation loss."""
-        if trainer.sanity_checking or not trainer.training or pl_module.hparams.get("optimizer") != "lion":
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if pl_module.hparams.get("optimizer") != "lion":
             return
         outside, every = 0, 0
         for group in _optimizer(trainer).param_groups:

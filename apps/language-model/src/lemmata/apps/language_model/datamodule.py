@@ -211,6 +211,8 @@ class TextDataModule(LightningDataModule):
 
     def _in_order(self, role: str) -> ResumableLoader:
         """Return a role's batches in order."""
+        if role not in self._tokens:
+            raise ValueError("`ckpt_path` is missing; an evaluation needs a checkpoint, and its tokenizer")
         windows = self._windows(role, self._tokens[role])
         return ResumableLoader(windows, 4 * self.batch_size, shuffle=False, num_replicas=1, rank=0)
 

@@ -191,10 +191,8 @@ class LanguageModel(LightningModule):
 
         Under Lightning's `ModelParallelStrategy` the decoder is sharded with `fully_shard`, block by block.
         """
-        if self.config is not None:
-            return
-        text = self._text()
-        if self.trainer.training:
+        if self.config is None and self.trainer.training:
+            text = self._text()
             if text.tokenizer is None:
                 raise RuntimeError("the data module is not set up")
             config = replace(self.options, vocabulary=text.tokenizer.vocabulary, context=text.context)
@@ -202,8 +200,6 @@ class LanguageModel(LightningModule):
             self.fingerprint = text.facts["fingerprint"]
             if self.device_mesh is not None:
                 _shard(self.decoder, self.device_mesh)
-        elif not self.trainer.ckpt_path:
-            raise ValueError("`ckpt_path` is missing; an evaluation needs a checkpoint")
 
     def build(self, config: DecoderConfig, tokenizer: Tokenizer) -> None:
         """Build the decoder.
@@ -395,6 +391,13 @@ def _shard(decoder: Decoder, mesh: Any) -> None:
     """Shard the parameters over the processes, a block at a time."""
     from torch.distributed.fsdp import fully_shard
 
+    if mesh["tensor_parallel"].size() > 1:
+        # Lightning's default, under which each process would train on its share of the text alone.
+        processes = mesh.size()
+        raise ValueError(
+            f"`trainer.strategy` divides matrices over processes, this model is sharded; pass "
+            f"--trainer.strategy.data_parallel_size {processes} --trainer.strategy.tensor_parallel_size 1"
+        )
     for block in decoder.blocks:
         fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(decoder, mesh=mesh["data_parallel"])

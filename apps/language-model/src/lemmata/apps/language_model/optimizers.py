@@ -146,7 +146,7 @@ def _nuclear_lion(model: nn.Module, *, weight_decay: float, **options: Any) -> t
 
 def _by_algorithm(model: nn.Module) -> list[dict[str, Any]]:
     """Return matrices, and what is AdamW's: embeddings, the head, routers and all vectors."""
-    from lemmata.optim.optimizers.matrix import split_parameters
+    from lemmata.optim.optimizers.partition import split_parameters
 
     name_exclusions: Callable[[], tuple[str, ...]] = getattr(model, "matrix_parameter_exclusions", tuple)
     groups: list[dict[str, Any]] = split_parameters(model, exclude_names=name_exclusions())
