@@ -2,6 +2,7 @@
 
 import csv
 import os
+import random
 import signal
 import subprocess
 import time
@@ -21,7 +22,7 @@ FIT = (
 @pytest.fixture(autouse=True)
 def _text(tmp_path):
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "that", "rat", "run", "past", "it", "twice"]
-    text = " ".join(words[(7 * i * i + 3 * i) % len(words)] for i in range(6000))
+    text = " ".join(random.Random(0).choices(words, k=6000))
     (tmp_path / "text.txt").write_text(text)
 
 
@@ -57,10 +58,12 @@ def test_fit_killed_twice_and_resumed_equals_an_uninterrupted_run(tmp_path, run,
 
 
 def test_two_processes_follow_the_losses_of_one(tmp_path, run, torchrun):
-    run("language-model", *FIT, "--out", "one", "--trainer.max_steps", 20)
+    # Muon's products in bfloat16, where they are native, enlarge the rounding of another order of summation.
+    fit = (*FIT, "--model.optimizer", "adamw", "--trainer.max_steps", 20)
+    run("language-model", *fit, "--out", "one")
     two = torchrun(
         "language-model",
-        *(*FIT, "--out", "two", "--data.batch_size", 4, "--trainer.max_steps", 20),
+        *(*fit, "--out", "two", "--data.batch_size", 4),
         *("--trainer.strategy", "ddp", "--trainer.devices", 2, "--trainer.accelerator", "cpu"),
     )
     output, _ = two.communicate(timeout=300)
@@ -81,7 +84,8 @@ def test_a_lost_process_ends_the_run_which_can_be_resumed(tmp_path, torchrun):
     process = torchrun("language-model", *distributed, "--out", "broken")
     last = tmp_path / "broken" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 200
-    while not (last.exists() and len(rows(last.parents[1])) > 8):
+    log = tmp_path / "broken" / "metrics.csv"
+    while not (last.exists() and log.exists() and len(rows(log.parent)) > 8):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.01)
