@@ -38,6 +38,15 @@ def test_scale_equals_the_published_formula() -> None:
     torch.testing.assert_close(cosh_rms_scale(g, 1.5), expected, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(300, 500), (1, 200_000), (3, 200, 400), (70, 40, 50)])
+def test_scale_of_large_matrices_is_summed_in_parts(shape: tuple[int, ...]) -> None:
+    g = matrices(*shape)
+    unit = g / torch.linalg.matrix_norm(g, keepdim=True)
+    expected = torch.cosh(1.5 * unit).square().mean(dim=(-2, -1)).sqrt()
+    torch.testing.assert_close(cosh_rms_scale(g, 1.5), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(cosh_rms_scale(g.mT, 1.5), expected, rtol=1e-14, atol=0)
+
+
 def test_single_number_gives_the_hyperbolic_cosine_of_one() -> None:
     assert abs(cosh_rms_scale(torch.tensor([[-3.0]], dtype=torch.float64)).item() - math.cosh(1)) < 1e-12
 

@@ -62,10 +62,10 @@ LION_OPTIONS = {"betas": (-0.1, 0.9)}
 CASES = {
     "Muon": Case(partial(Muon, adamw_lr=0.05), copies=4, bad={**MATRIX_OPTIONS, "steps": 0}),
     "Muon rms": Case(partial(Muon, adamw_lr=0.05, nesterov=False, scale="rms", weight_decay=0.01), copies=4),
-    "AuON": Case(partial(AuON, adamw_lr=0.05), copies=4.1, bad={**MATRIX_OPTIONS, "gamma": -1.0}),
-    "AuON released": Case(partial(AuON, adamw_lr=0.05, normalize=False, gamma=1.5), lr=0.5, copies=4.1),
+    "AuON": Case(partial(AuON, adamw_lr=0.05), copies=3.1, bad={**MATRIX_OPTIONS, "gamma": -1.0}),
+    "AuON released": Case(partial(AuON, adamw_lr=0.05, normalize=False, gamma=1.5), lr=0.5, copies=3.1),
     "normalised momentum": Case(partial(AuON, adamw_lr=0.05, gamma=0.0, weight_decay=0.01), copies=3.1),
-    "HybridAuON": Case(partial(HybridAuON, adamw_lr=0.05), copies=5.1, bad={**MATRIX_OPTIONS, "steps": -1}),
+    "HybridAuON": Case(partial(HybridAuON, adamw_lr=0.05), copies=4, bad={**MATRIX_OPTIONS, "steps": -1}),
     "LionK L1": Case(partial(LionK, kappa=L1(), weight_decay=0.01), elementwise=True, bad=LION_OPTIONS),
     "LionK implicit": Case(partial(LionK, kappa=L1(), weight_decay=0.01, decay="implicit"), elementwise=True),
     "LionK L2": Case(partial(LionK, kappa=L2(), weight_decay=0.0), copies=2.2),
@@ -615,7 +615,7 @@ def test_loop_holds_temporaries_of_one_tensor(case: Case, tmp_path: Path) -> Non
     params = parameters(case, shapes=[(256, 512)] * 12)
     optimizer = case.make(params, lr=case.lr, foreach=False)
     take(optimizer, params, [0])
-    assert peak_bytes(optimizer.step, tmp_path / "trace.json") <= 7 * params[0].nbytes
+    assert peak_bytes(optimizer.step, tmp_path / "trace.json") <= 6 * params[0].nbytes
 
 
 @pytest.mark.slow

@@ -27,6 +27,9 @@ from lemmata.optim.optimizers.orthogonalize import (
 
 __all__ = ["AuON", "HybridAuON", "auon_direction", "cosh_rms_scale"]
 
+CACHED_ELEMENTS = 64 * 1024
+"""Number of elements whose exponentials a CPU takes together: they stay in its cache."""
+
 
 class AuON(MatrixOptimizer):
     r"""Step along the momentum of a matrix, divided by its Frobenius norm and a hyperbolic-cosine average.
@@ -278,11 +281,30 @@ def _cosh_rms(
     """Return the scale of matrices whose norms are known."""
     if gamma == 0:
         return torch.ones_like(norms[..., 0, 0])
-    # cosh^2 = 1 + sinh^2: the mean of what lies above one keeps its digits where N is large. On a CPU expm1
-    # takes a tenth of the time of sinh, and -4 sinh(x)^2 = expm1(2 x) expm1(-2 x) without cancellation.
-    doubled = g * (2 * gamma / norms)
-    excess = (doubled.expm1() * doubled.neg_().expm1_()).mean(dim=(-2, -1))
-    return (1 - excess / 4).sqrt()
+    # cosh^2 = 1 + sinh^2: the mean of what lies above one keeps its digits where N is large.
+    *batch, m, n = g.shape
+    excess = _sinh_squared(g.reshape(-1, m, n), (gamma / norms).reshape(-1, 1, 1))
+    return (excess.reshape(batch) / (m * n) + 1).sqrt()
+
+
+def _sinh_squared(
+    g: Float[Tensor, "batch m n"], factors: Float[Tensor, "batch 1 1"]
+) -> Float[Tensor, " batch"]:
+    """Return the sum of `sinh(factor * g)^2` over each matrix, on a CPU of so many entries at a time."""
+    if g.device.type == "cpu" and g.numel() > CACHED_ELEMENTS and not torch.compiler.is_compiling():
+        if len(g) > 1:
+            count = max(1, CACHED_ELEMENTS // g[0].numel())
+            pairs = zip(torch.split(g, count), torch.split(factors, count), strict=True)
+            return torch.cat([_sinh_squared(*pair) for pair in pairs])
+        dim = -2 if g.stride(-2) >= g.stride(-1) else -1
+        if g.shape[dim] > 1:
+            size = max(1, CACHED_ELEMENTS * g.shape[dim] // g.numel())
+            return torch.stack([_sinh_squared(part, factors) for part in torch.split(g, size, dim=dim)]).sum(
+                dim=0
+            )
+    # A CPU takes ten times as long for sinh as for expm1; this product has no cancellation.
+    doubled = g * (2 * factors)
+    return (doubled.expm1() * doubled.neg_().expm1_()).sum(dim=(-2, -1)) / -4
 
 
 def _accumulated(dtype: torch.dtype) -> torch.dtype:
