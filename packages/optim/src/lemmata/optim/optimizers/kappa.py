@@ -278,7 +278,7 @@ class GroupL2:
 
     # Inductor of torch 2.15 fails (KeyError in outer loop fusion) where it fuses norms of rows with the step
     # on a CPU: leave them out of a compiled step's graph.
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's decorator has no types
     def subgradients(self, tensors: list[Tensor]) -> list[Tensor]:
         """Return the subgradients of several tensors."""
         return [self.subgradient(tensor) for tensor in tensors]
