@@ -48,8 +48,8 @@ def claim_two_processes_train_as_one_with_twice_the_batch(claim: Any, tmp_path: 
         paper="none: a property that data parallelism promises",
         published="equal up to rounding",
         setup="decoder of width 96, 3 blocks, latent attention, 8 experts, on tinyshakespeare,"
-        f" {STEPS} steps, one thread a process; `language-model fit` alone and under torchrun with gloo. Muon in"
-        " float64, AdamW in float32",
+        f" {STEPS} steps, one thread a process; `language-model fit` alone and under torchrun with gloo."
+        " Muon in float64, AdamW in float32",
         baseline=f"one process with batches of {BATCH}",
         bars=[
             claim.bar(
@@ -74,10 +74,10 @@ def claim_two_processes_train_as_one_with_twice_the_batch(claim: Any, tmp_path: 
         figure=picture(gaps),
         notes="Rounding differs between one sum over a batch and two sums of half of it, and training"
         " amplifies it: a router's choice can flip, and Muon can lift directions in which a gradient is all"
-        f" rounding to the size of the others. In float32 Muon's losses are up to {max(told.losses):.1e} apart,"
-        f" its weights {told.weights:.1e}; AdamW's weights {single.weights:.1e}. No bar is set on these: a first"
-        " run of this claim, Muon in float32, missed 1e-4, and float64, where nothing but rounding changes, was"
-        " added to tell rounding from a fault.",
+        " rounding to the size of the others. In float32 Muon's losses are up to"
+        f" {max(told.losses):.1e} apart, its weights {told.weights:.1e}; AdamW's weights"
+        f" {single.weights:.1e}. No bar is set on these: a first run of this claim, Muon in float32, missed"
+        " 1e-4, and float64, where nothing but rounding changes, was added to tell rounding from a fault.",
     )
 
 

@@ -16,6 +16,7 @@ STEPS = 300
 SEEDS = (0, 1, 2)
 SEED_TO_TUNE = 3
 PROCESSES = 2
+EXTENSIONS = 2
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,23 @@ def train_variants(tmp_path: Path, real_data: Any) -> Any:
         def run(jobs: Sequence[Job]) -> list[dict[str, Any]]:
             return list(run_jobs(jobs, tmp_path / "runs", workers=PROCESSES).values())
 
-        grid = [(label, lr) for label in variants for lr in rates]
-        tuning = run([job(label, lr, SEED_TO_TUNE) for label, lr in grid])
-        losses = dict(zip(grid, (_final(outcome) for outcome in tuning), strict=True))
-        best = {label: min(rates, key=lambda lr, label=label: losses[label, lr]) for label in variants}
+        grid, losses, best = sorted(rates), {}, {}
+        for _ in range(EXTENSIONS + 1):
+            new = [(label, lr) for label in variants for lr in grid if (label, lr) not in losses]
+            tuning = run([job(label, lr, SEED_TO_TUNE) for label, lr in new])
+            losses |= dict(zip(new, (_final(outcome) for outcome in tuning), strict=True))
+            best = {label: min(grid, key=lambda lr, label=label: losses[label, lr]) for label in variants}
+            # The same candidates for all: where one's best is at an end, all get one more there.
+            ends = set(best.values()) & {grid[0], grid[-1]}
+            if not ends:
+                break
+            grid = sorted({*grid, *(2 * lr if lr == grid[-1] else lr / 2 for lr in ends)})
         judged = run([job(label, best[label], seed) for label in variants for seed in SEEDS])
         assert all(outcome["finished"] for outcome in judged), "a judged training diverged"
         return {
             label: Trained(
                 lr=best[label],
-                tuning={lr: losses[label, lr] for lr in rates},
+                tuning={lr: loss for (of, lr), loss in sorted(losses.items()) if of == label},
                 steps=judged[0]["steps"],
                 losses=[
                     outcome["losses"] for outcome in judged[place * len(SEEDS) : (place + 1) * len(SEEDS)]

@@ -19,7 +19,7 @@ else:
     Standing = "lemmata.apps.language_model.scoring.Standing"
     Job = "lemmata.apps.language_model.sweep.Job"
 
-__all__ = ["compare", "names_of"]
+__all__ = ["compare", "names_of", "run_name"]
 
 RESULTS = "compare.json"
 SETTINGS = "settings.json"
@@ -158,6 +158,16 @@ def names_of(optimizers: list[str] | str | None, baseline: str) -> list[str]:
     return names
 
 
+def run_name(optimizer: str, lr: float, seed: int) -> str:
+    """Return the name of a training's folder under runs.
+
+    Examples:
+        >>> run_name("muon", 0.02, 0)
+        'muon-lr0.02-seed0'
+    """
+    return f"{optimizer}-lr{lr:g}-seed{seed}"
+
+
 def _grids(names: Sequence[str], lrs: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Return each optimiser's learning rates, as many for one as for the other."""
     from lemmata.apps.language_model.optimizers import OPTIMIZERS, check_optimizer
@@ -205,7 +215,7 @@ def _job(name: str, lr: float, seed: int, shared: Mapping[str, Any]) -> "Job":
     """Return one training."""
     from lemmata.apps.language_model.sweep import Job as Training
 
-    return Training(f"{name}-lr{lr:g}-seed{seed}", {**shared, "optimizer": name, "lr": lr, "seed": seed})
+    return Training(run_name(name, lr, seed), {**shared, "optimizer": name, "lr": lr, "seed": seed})
 
 
 def _outcome(outcome: Mapping[str, Any]) -> "Outcome":

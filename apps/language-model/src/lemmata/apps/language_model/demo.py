@@ -6,11 +6,14 @@ from typing import Any
 
 __all__ = ["demo"]
 
+# As many learning rates for one as for the other.
+RATES = {"adamw": [3e-3, 1e-2, 3e-2], "muon": [0.01, 0.02, 0.04]}
+
 
 def demo(
     *,
     out: Path = Path("runs/demo"),
-    steps: int = 300,
+    steps: int = 200,
     width: int = 96,
     depth: int = 3,
     workers: int = 2,
@@ -40,11 +43,10 @@ def demo(
     """
     from rich.console import Console
 
-    from lemmata.apps.kit.files import new_output, write_atomically
+    from lemmata.apps.kit.files import new_output, read_json, write_atomically
     from lemmata.apps.language_model.bench import bench
-    from lemmata.apps.language_model.compare import compare
+    from lemmata.apps.language_model.compare import RESULTS, compare, run_name
     from lemmata.apps.language_model.generate import generate
-    from lemmata.apps.language_model.optimizers import OPTIMIZERS
 
     if steps < 2:
         raise ValueError(f"`steps` (={steps}) must be at least 2")
@@ -53,20 +55,22 @@ def demo(
     new_output(out, force=force).mkdir(exist_ok=True)
     console = Console()
     started = time.perf_counter()
-    console.rule(f"1 of 3: train with Muon and AdamW for {steps} steps each, and compare")
+    runs = sum(map(len, RATES.values()))
+    console.rule(f"1 of 3: train with Muon and AdamW, {runs} times {steps} steps, and compare")
     compare(
         data="docstrings",
         out=out / "compare",
-        optimizers=["adamw", "muon"],
-        lrs={name: [OPTIMIZERS[name].lr] for name in ("adamw", "muon")},
+        optimizers=list(RATES),
+        lrs=RATES,
         seeds=[seed],
         steps=steps,
-        validate_every=max(n for n in range(1, steps // 20 + 2) if steps % n == 0),
+        validate_every=max(n for n in range(1, steps // 10 + 2) if steps % n == 0),
         model={**model, "singular_values_every": max(1, steps // 6)},
         workers=workers,
     )
     console.rule("2 of 3: sample what the decoder trained with Muon has learned")
-    run = out / "compare" / "runs" / f"muon-lr{OPTIMIZERS['muon'].lr:g}-seed{seed}"
+    [best] = [row for row in read_json(out / "compare" / RESULTS)["standings"] if row["optimizer"] == "muon"]
+    run = out / "compare" / "runs" / run_name("muon", best["lr"], seed)
     text = generate(run, prompt="The ", new_tokens=400, seed=seed)
     with write_atomically(out / "sample.txt") as draft:
         draft.write_text(text + "\n", encoding="utf-8")
