@@ -44,6 +44,32 @@ class CheckedOptimizer(Optimizer):
         self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled optimiser or a state; options that it lacks get their defaults."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self._group_defaults().items():
+                group.setdefault(name, value)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, keeping the data types in which it was saved.
+
+        Args:
+            state_dict: What `state_dict` returned.
+
+        Raises:
+            ValueError: Where the numbers of groups or parameters differ.
+        """
+        super().load_state_dict(state_dict)
+        # torch casts state to the parameter's type, which would round the float32 state of half precision.
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for index, param in zip(saved, params, strict=True):
+            for key, value in state_dict["state"].get(index, {}).items():
+                loaded = self.state[param][key]
+                if isinstance(value, Tensor) and value.dtype != loaded.dtype:
+                    self.state[param][key] = value.to(loaded.device, copy=True)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters once.
@@ -76,6 +102,10 @@ class CheckedOptimizer(Optimizer):
     @abstractmethod
     def _update_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Update the parameters, all of which have a gradient, and their state."""
+
+    def _group_defaults(self) -> dict[str, Any]:
+        """Return the options that every group has; torch adds one of its own to the defaults it restores."""
+        return {name: value for name, value in self.defaults.items() if name != "differentiable"}
 
     def _with_gradients(self, index: int) -> tuple[dict[str, Any], list[Tensor]]:
         """Return a group and those of its parameters that take part in the step."""

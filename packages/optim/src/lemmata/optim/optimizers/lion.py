@@ -143,23 +143,6 @@ class LionK(CheckedOptimizer):
         super().load_state_dict({**state_dict, "param_groups": bare})
         for group, kappa in zip(self.param_groups, kappas, strict=True):
             group["kappa"] = kappa
-        self._restore_precision(state_dict)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore from a pickle, and fill in options that an older one lacks."""
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
-
-    def _restore_precision(self, state_dict: dict[str, Any]) -> None:
-        """Load momenta again in the precision they are kept in; PyTorch has cast them to the parameters'."""
-        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for index, param in zip(saved, params, strict=True):
-            momentum = state_dict["state"].get(index, {}).get("momentum_buffer")
-            if momentum is not None and param.dtype != _wide(param):
-                self.state[param]["momentum_buffer"] = momentum.to(param.device, _wide(param), copy=True)
 
     def _check_group(self, group: dict[str, Any]) -> None:
         check_kappa(group["kappa"])

@@ -164,28 +164,10 @@ class MatrixOptimizer(CheckedOptimizer):
             for name in ("adamw_lr", "adamw_weight_decay"):
                 del self.param_groups[-1][name]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickled optimiser or a state; options that it lacks get their defaults."""
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                if name not in ("adamw_lr", "adamw_weight_decay"):
-                    group.setdefault(name, value)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, keeping the data types in which it was saved.
-
-        Args:
-            state_dict: What `state_dict` returned.
-        """
-        super().load_state_dict(state_dict)
-        # torch casts state to the parameter's type, which would round the float32 state of half precision.
-        ids = [index for group in state_dict["param_groups"] for index in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for index, param in zip(ids, params, strict=True):
-            for key, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, Tensor) and value.dtype != self.state[param][key].dtype:
-                    self.state[param][key] = value.to(self.state[param][key].device, copy=True)
+    def _group_defaults(self) -> dict[str, Any]:
+        """Return the options that every group has: those of AdamW have become its `lr` and `weight_decay`."""
+        defaults = super()._group_defaults()
+        return {name: value for name, value in defaults.items() if not name.startswith("adamw_")}
 
     def _by_algorithm(self, param_group: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the group, or its matrices and the rest, with every option that depends on the algorithm."""
