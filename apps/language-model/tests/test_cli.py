@@ -118,12 +118,23 @@ def fit_in_processes(text_file: Path, out: Path, *more: str) -> list[str]:
     return ["fit", f"--data.source={text_file}", f"--out={out}", "--model.optimizer=adamw", *options]
 
 
+SHARDED = [
+    "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
+    "--trainer.strategy.save_distributed_checkpoint=false",
+    "--trainer.strategy.data_parallel_size=2",
+    "--trainer.strategy.tensor_parallel_size=1",
+]
+
+
 @pytest.mark.slow
-def test_two_processes_step_as_one_with_twice_the_batch(text_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", [[], SHARDED], ids=["replicated", "sharded"])
+def test_two_processes_step_as_one_with_twice_the_batch(
+    text_file: Path, tmp_path: Path, strategy: list[str]
+) -> None:
     steps = ["--trainer.max_steps=20", "--trainer.val_check_interval=10"]
     one = [*COMMAND, "fit", f"--data.source={text_file}", f"--out={tmp_path / 'one'}", *SMALL, *steps, ONE]
     one += ["--data.batch_size=8", "--model.optimizer=adamw"]
-    two = [*COMMAND, *fit_in_processes(text_file, tmp_path / "two", *steps)]
+    two = [*COMMAND, *fit_in_processes(text_file, tmp_path / "two", *steps, *strategy)]
     for command in (one, two):
         subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
     for name in ("train_loss", "val_loss"):

@@ -280,6 +280,15 @@ class LanguageModel(LightningModule):
         register(self.trainer.strategy.model, state)
         self._compression_state = state
 
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Begin a sharded run with an optimiser that has not stepped.
+
+        Where there is no state yet, torch gathers a sharded optimiser's for a checkpoint by a step with zero
+        gradients, which AdamW would go on to count.
+        """
+        if self.device_mesh is not None and self.global_step == 0:
+            self.trainer.optimizers[0].state.clear()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the decoder is, its tokenizer and its text's fingerprint."""
         config, tokenizer = self.known()
