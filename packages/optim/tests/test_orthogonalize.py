@@ -153,7 +153,7 @@ def test_batch_is_a_loop_bitwise_in_float64(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(4, 400, 420), (2, 420, 400), (700, 100), (100, 700), (2, 400, 400)])
+@pytest.mark.parametrize("shape", [(2, 400, 420), (600, 400), (700, 100), (2, 400, 600), (520, 530)])
 def test_large_matrices_iterate_as_small_ones(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """On a CPU large matrices take a path of their own; gradients being tracked, they don't."""
     x = random(*shape).to(dtype) / 40

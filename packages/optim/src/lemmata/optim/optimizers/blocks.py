@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lemmata.optim.optimizers.base import foreach_batches
+from lemmata.optim.optimizers.base import LOOP_BYTES
 from lemmata.optim.optimizers.distributed import is_distributed
 
 __all__ = [
@@ -127,21 +127,19 @@ def buckets(group: Mapping[str, Any], params: Sequence[Tensor]) -> list[list[lis
         they fit, save where a parameter is large and on a CPU, or `foreach` is False. A distributed parameter
         makes a stack by itself.
     """
-    found: list[list[list[Tensor]]] = []
-    for indices in foreach_batches(params, group["foreach"]):
-        if len(indices) == 1:
-            found.append([[params[indices[0]]]])
-            continue
-        by_shape: dict[Sequence[int], list[Tensor]] = defaultdict(list)
-        for index in indices:
-            by_shape[params[index].shape].append(params[index])
-        alike: dict[frozenset[tuple[int, int]], list[list[Tensor]]] = defaultdict(list)
-        for shape, members in by_shape.items():
-            kinds = frozenset((rows, columns) for _, rows, columns in blocks(shape, group))
-            alike[kinds] += _stacks(members)
-        for stacks in alike.values():
-            found += _below_limit(stacks)
-    return found
+    alone, foreach = [], group["foreach"]
+    kinds: dict[tuple[Sequence[int], torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
+    for param in params:
+        kinds[param.shape, param.dtype, param.device].append(param)
+    alike: dict[tuple[Any, ...], list[list[Tensor]]] = defaultdict(list)
+    for (shape, dtype, device), members in kinds.items():
+        large = device.type == "cpu" and math.prod(shape) * dtype.itemsize > LOOP_BYTES
+        if foreach is False or (foreach is None and large):
+            alone += [[[param]] for param in members]
+        else:
+            sides = frozenset((rows, columns) for _, rows, columns in blocks(shape, group))
+            alike[sides, dtype, device] += _stacks(members)
+    return [bucket for stacks in alike.values() for bucket in _below_limit(stacks)] + alone
 
 
 def _stacks(params: list[Tensor]) -> list[list[Tensor]]:

@@ -23,7 +23,7 @@ from lemmata.optim.optimizers.orthogonalize import (
     Method,
     check_coefficients,
     check_steps,
-    orthogonalize,
+    factors,
 )
 
 __all__ = ["Muon"]
@@ -136,10 +136,4 @@ class Muon(MatrixOptimizer):
             raise ValueError(f"`method` (={group['method']!r}) must be one of {', '.join(get_args(Method))}")
 
     def _directions(self, group: dict[str, Any], u: Float[Tensor, "batch m n"]) -> Float[Tensor, "batch m n"]:
-        return orthogonalize(
-            u,
-            method=group["method"],
-            steps=group["steps"],
-            coefficients=group["coefficients"],
-            dtype=group["dtype"],
-        )
+        return factors(u, group["method"], group["steps"], group["coefficients"], dtype=group["dtype"])

@@ -32,6 +32,7 @@ __all__ = [
     "Method",
     "check_coefficients",
     "check_steps",
+    "factors",
     "iteration_dtype",
     "newton_schulz",
     "orthogonalize",
@@ -108,15 +109,40 @@ def orthogonalize(
         raise ValueError(f"`method` (={method!r}) must be one of {', '.join(get_args(Method))}")
     check_steps(steps)
     check_range("eps", eps, 0.0)
+    triple = check_coefficients(coefficients)
+    return factors(x, method, steps, triple, eps, dtype).to(x.dtype)
+
+
+def factors(
+    x: Float[Tensor, "*batch m n"],
+    method: Method,
+    steps: int,
+    coefficients: Coefficients,
+    eps: float = 1e-7,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "*batch m n"]:
+    """Do the work of `orthogonalize`, without its checks and the cast back to the data type of `x`.
+
+    Args:
+        x: Matrices.
+        method: See `orthogonalize`, as for all that follows.
+        steps: Steps.
+        coefficients: Three numbers.
+        eps: The smallest norm to divide by.
+        dtype: Data type to iterate in.
+
+    Returns:
+        The matrices in the data type of the iteration.
+    """
     if method == "svd":
         return polar(x)
-    schedule = [check_coefficients(coefficients)] * steps
+    schedule = [coefficients] * steps
     if method == "polar_express":
         schedule = [*POLAR_EXPRESS[:steps], *[CUBIC] * (steps - len(POLAR_EXPRESS))]
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     norm = torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True).clamp_min(eps)
     unit = (wide / norm).to(iteration_dtype(x) if dtype is None else dtype)
-    return newton_schulz(unit, schedule).to(x.dtype)
+    return newton_schulz(unit, schedule)
 
 
 def newton_schulz(
@@ -171,22 +197,22 @@ def _iterate_large(x: Float[Tensor, "b m n"], coefficients: Sequence[Coefficient
         for step, (a, b, c) in enumerate(coefficients):
             following = target if (len(coefficients) - step) % 2 else spare
             wide = current.mT if tall else current
-            for low, high in _column_blocks(short):
+            for low, high in _column_blocks(short, wide.shape[1]):
                 torch.mm(wide[low:], wide[low:high].mT, out=gram[low:, low:high])
-                gram[low:high, high:] = gram[high:, low:high].mT
-            for low, high in _column_blocks(short):
+                gram[low:high, high:].copy_(gram[high:, low:high].mT)
+            for low, high in _column_blocks(short, short):
                 part = polynomial[low:, low:high]
                 torch.addmm(gram[low:, low:high], gram[low:], gram[:, low:high], beta=b, alpha=c, out=part)
-                polynomial[low:high, high:] = polynomial[high:, low:high].mT
+                polynomial[low:high, high:].copy_(polynomial[high:, low:high].mT)
             first, second = (current, polynomial) if tall else (polynomial, current)
             torch.addmm(current, first, second, beta=a, out=following)
             current = following
     return result
 
 
-def _column_blocks(size: int) -> list[tuple[int, int]]:
-    """Return the columns to compute of a symmetric product at a time: all of them where it is small."""
-    step = size if size < 2 * SYMMETRIC_BLOCK else SYMMETRIC_BLOCK
+def _column_blocks(size: int, inner: int) -> list[tuple[int, int]]:
+    """Return the columns to compute of a symmetric product at a time: all of them where that is quick."""
+    step = size if size < 2 * SYMMETRIC_BLOCK or inner < 512 else SYMMETRIC_BLOCK
     return [(low, min(low + step, size)) for low in range(0, size, step)]
 
 
