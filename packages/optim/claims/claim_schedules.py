@@ -1,4 +1,4 @@
-"""Linear decay against other schedules, refinement against linear decay, and the bound behind both.
+"""Linear decay against other schedules, and refinement against linear decay.
 
 All runs of one problem are made at once: learning rates and schedules are columns of one weight matrix, which
 see the same batches.
@@ -6,7 +6,7 @@ see the same batches.
 
 import gzip
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from scipy.optimize import linprog
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lemmata.optim.schedules import (
-    GradientNormRecorder,
     fit_polynomial,
-    last_iterate_bound,
-    optimal_schedule,
     refine_schedule,
 )
 
@@ -37,8 +33,6 @@ RECORDING_SEED = 3
 STEPS, BATCH = 2000, 16
 LOGISTIC_LRS = 2.0 ** torch.arange(-8, 10.25, 0.5)
 NETWORK_LRS = 2.0 ** torch.arange(-8, 4.0)
-DECODER_STEPS = 300
-DECODER_LRS = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 HIDDEN = 32
 WEIGHT_DECAY = 5e-4
 LABEL_NOISE = 0.2
@@ -181,106 +175,6 @@ def claim_refined_schedules_end_lower_than_linear_decay_where_gradient_norms_var
         " the noise stays, and the expected loss compared: the two are then within a percent of each other."
         f" No bar is made of it. {noisy.told()}. Set-up and ranges were fixed before the first run, and the"
         " control added after it.",
-    )
-
-
-@pytest.mark.long
-def claim_a_refined_schedule_trains_a_decoder_at_least_as_well_as_linear_decay(
-    claim: Any, decoder_runs: Any
-) -> None:
-    """Record a run of the character decoder under AdamW, and train others by the refined schedule."""
-    steps = DECODER_STEPS
-    lrs = DECODER_LRS
-    linear = (1 - torch.arange(steps) / steps).tolist()
-    warmed = [min((step + 1) / 21, (steps - step) / (steps - 20)) for step in range(steps)]
-    losses = {
-        "linear": decoder_losses(decoder_runs, linear, lrs),
-        "linear after warm-up": decoder_losses(decoder_runs, warmed, lrs),
-    }
-    best_lr = lrs[int(losses["linear"].mean(1).argmin())]
-    norms = decoder_norms(decoder_runs, linear, best_lr)
-    refined = refine_schedule(norms, p=1)
-    losses["refined"] = decoder_losses(decoder_runs, refined.tolist(), lrs)
-    best = {name: found.mean(1).min() for name, found in losses.items()}
-    at = {name: lrs[int(found.mean(1).argmin())] for name, found in losses.items()}
-    warmup, power = fit_polynomial(refined)
-    figure, axes = plt.subplots(figsize=(6, 3.5))
-    for name, multipliers in zip(losses, (linear, warmed, refined.tolist()), strict=True):
-        axes.plot(multipliers, label=name)
-    axes.set(xlabel="step", ylabel="multiplier", title="Schedules of the character decoder")
-    axes.legend()
-    claim(
-        sentence="Schedules refined from observed gradient norms improve on linear decay, here in training a"
-        " language model by AdamW",
-        paper=PAPER,
-        published="refinement improves on linear decay on most problems, large language models among them",
-        setup="character decoder of 0.35 million parameters on tinyshakespeare, 300 steps of 16 x 64"
-        f" characters, AdamW (0.9, 0.95), weight decay 0.1, clipping at 1; learning rate {lrs[0]:g} to"
-        f" {lrs[-1]:g} by factors of 2 for every schedule, best mean validation loss over seeds; sums of"
-        " magnitudes recorded before clipping in another seed's best linear run",
-        baseline="linear decay, without warm-up and after 20 steps of it, each at its best learning rate",
-        bars=[
-            claim.bar(
-                f"validation loss, refined / {name}",
-                ours=best["refined"],
-                baseline=best[name],
-                value=best["refined"] / best[name],
-                at_most=1.0,
-            )
-            for name in ("linear", "linear after warm-up")
-        ],
-        seeds=SEEDS,
-        figure=figure,
-        notes="Best learning rates "
-        + ", ".join(f"{name} {lr:g}" for name, lr in at.items())
-        + ". Losses by seed there: "
-        + ", ".join(f"{name} {rounded(found[found.mean(1).argmin()])}" for name, found in losses.items())
-        + f". The refined schedule is near a warm-up of {warmup:.3f} of the run and a decay of power"
-        f" {power:.2f}.",
-    )
-
-
-def claim_sgd_ends_below_the_last_iterate_bound(claim: Any) -> None:
-    """Run stochastic subgradient descent on 100 random problems whose minimum linear programming knows."""
-    steps, repeats = 200, 64
-    names = ("flat", "linear", "cosine", "optimal")
-    ratios = {name: [] for name in (*names, "linear, sharp bound")}
-    for seed in range(100):
-        problem = least_absolute_deviations(seed)
-        norms = torch.full((steps,), problem.norm)
-        shapes = [plain(steps)[name] for name in names[:-1]]
-        lrs = torch.stack(
-            [at_best_factor(shape, norms, problem.distance) for shape in shapes]
-            + [optimal_schedule(norms, problem.distance)]
-        )
-        bounds = [float(last_iterate_bound(lr, norms, problem.distance)) for lr in lrs]
-        # In the theorem's form linear decay has weights D / (G sqrt(T)), and moves T - 1 times.
-        sharp = problem.distance * problem.norm / math.sqrt(steps)
-        decay = sharp / problem.norm**2 * (1 - torch.arange(1, steps + 1, dtype=torch.float64) / steps)
-        found = suboptimality(problem, torch.cat([lrs, decay[None]]), repeats, seed)
-        for name, value, bound in zip(ratios, found, [*bounds, sharp], strict=True):
-            ratios[name].append(value / bound)
-    claim(
-        sentence="The last iterate of SGD is within the bound, for any schedule",
-        paper=PAPER,
-        published="a theorem: E f(x_T) - f* is at most the bound for convex Lipschitz functions",
-        setup="100 random problems of least absolute deviations, 2 to 8 unknowns and 10 to 40 residuals, one"
-        " residual a step, 200 steps, suboptimality averaged over 64 runs; flat, linear and cosine schedules"
-        " at the factor that minimises their bound, and the schedule that minimises it altogether",
-        baseline="the bound, from the root mean square norm and the distance to the minimiser by linear"
-        " programming",
-        bars=[
-            claim.bar(
-                f"suboptimality / bound, {name}, largest of 100",
-                ours=max(found),
-                baseline=1.0,
-                value=max(found),
-                at_most=1.0,
-            )
-            for name, found in ratios.items()
-        ],
-        seeds=[0],
-        notes="Medians: " + ", ".join(f"{name} {np.median(found):.2f}" for name, found in ratios.items()),
     )
 
 
@@ -550,107 +444,6 @@ def spread(norms: Tensor) -> float:
     """Return the largest over the smallest norm, each the median of a tenth of the run."""
     smooth = norms.view(10, -1).median(1).values
     return float(smooth.max() / smooth.min())
-
-
-def decoder_losses(runs: Any, multipliers: Sequence[float], lrs: Sequence[float]) -> Any:
-    """Return final validation losses `(lrs, seeds)` under a schedule."""
-    specs = [
-        {
-            "key": ("adamw", lr),
-            "make_optimizer": adamw(lr),
-            "seed": seed,
-            "steps": len(multipliers),
-            "multipliers": multipliers,
-            "checkpoints": [len(multipliers)],
-        }
-        for lr in lrs
-        for seed in SEEDS
-    ]
-    found = [run.validation_losses[-1] for run in runs.run_many(specs)]
-    return np.nan_to_num(np.array(found).reshape(len(lrs), len(SEEDS)), nan=np.inf)
-
-
-def decoder_norms(runs: Any, multipliers: Sequence[float], lr: float) -> Tensor:
-    """Return the sums of magnitudes of a run's gradients, before they were clipped to norm 1."""
-    recorders: list[GradientNormRecorder] = []
-
-    def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        optimizer = adamw(lr)(model)
-        recorders.append(GradientNormRecorder(optimizer, p=1))
-        return optimizer
-
-    run = runs(
-        make_optimizer,
-        seed=RECORDING_SEED,
-        steps=len(multipliers),
-        multipliers=multipliers,
-        checkpoints=[len(multipliers)],
-        observe=lambda *_: recorders[0].norms(),
-    )
-    # The hook comes after clipping, which divided by the Euclidean norm where that was above 1.
-    return run.observed[0] * torch.tensor(run.gradient_norms, dtype=torch.float64).clamp(min=1)
-
-
-def adamw(lr: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """Return what makes AdamW for a model."""
-    return lambda model: torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1)
-
-
-@dataclass
-class Deviations:
-    """Mean of `|A x - b|`, its least value, and how far a start is from a minimiser."""
-
-    A: Tensor
-    b: Tensor
-    least: float
-    start: Tensor
-    distance: float
-
-    @property
-    def norm(self) -> float:
-        """Return the root mean square norm of one residual's subgradient."""
-        return float(self.A.square().sum(1).mean().sqrt())
-
-
-def least_absolute_deviations(seed: int) -> Deviations:
-    """Return a random problem, solved by linear programming."""
-    rng = np.random.default_rng(seed)
-    d, n = int(rng.integers(2, 9)), int(rng.integers(10, 41))
-    A, b = rng.normal(size=(n, d)) * np.exp(0.5 * rng.normal(size=d)), rng.normal(size=n)
-    solved = linprog(
-        np.r_[np.zeros(d), np.ones(n) / n],
-        A_ub=np.block([[A, -np.eye(n)], [-A, -np.eye(n)]]),
-        b_ub=np.r_[b, -b],
-        bounds=[(None, None)] * d + [(0, None)] * n,
-    )
-    start = solved.x[:d] + 10 ** rng.uniform(-1, 1) * rng.normal(size=d)
-    return Deviations(
-        torch.from_numpy(A),
-        torch.from_numpy(b),
-        float(solved.fun),
-        torch.from_numpy(start),
-        float(np.linalg.norm(start - solved.x[:d])),
-    )
-
-
-def at_best_factor(schedule: Tensor, norms: Tensor, distance: float) -> Tensor:
-    """Return a schedule times the factor for which its bound is least: `a / c + b c` is at `sqrt(a / b)`."""
-    far, near = (float(last_iterate_bound(schedule, norms, scale)) for scale in (2 * distance, distance))
-    a = (far - near) / 3
-    return schedule * math.sqrt(a / (near - a))
-
-
-def suboptimality(problem: Deviations, lrs: Tensor, repeats: int, seed: int) -> list[float]:
-    """Return the mean suboptimality of the last iterate, the one of the last gradient, for each schedule."""
-    generator = torch.Generator().manual_seed(seed)
-    x = problem.start.expand(len(lrs), repeats, -1)
-    for rates in lrs.T[:-1]:
-        drawn = torch.randint(len(problem.b), (repeats,), generator=generator)
-        rows = problem.A[drawn]
-        signs = ((x * rows).sum(-1) - problem.b[drawn]).sign()
-        x = x - rates[:, None, None] * signs[..., None] * rows
-    values = (x @ problem.A.T - problem.b).abs().mean(-1)
-    return (values.mean(1) - problem.least).tolist()
 
 
 def bar_chart(table: Mapping[str, Sequence[float]], problems: Sequence[str], label: str) -> Figure:
