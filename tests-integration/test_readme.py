@@ -8,7 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TEST_COMMAND = "uv run nox"
-SMALLER = {"uv run pde-surrogate demo": "uv run pde-surrogate demo --preset small"}
+SMALLER = {
+    "uv run language-model demo": "uv run language-model demo --steps 20 --width 32 --depth 1",
+    "uv run pde-surrogate demo": "uv run pde-surrogate demo --preset small",
+}
 
 
 def commands() -> list[str]:
@@ -21,8 +24,8 @@ def commands() -> list[str]:
     ]
 
 
-def test_the_readme_has_both_commands() -> None:
-    assert "uv run pde-surrogate demo" in commands()
+def test_the_readme_has_every_demo_and_the_test_command() -> None:
+    assert set(SMALLER) <= set(commands())
     assert f"\n{TEST_COMMAND}\n" in (ROOT / "README.md").read_text()
 
 
