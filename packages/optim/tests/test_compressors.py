@@ -8,15 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lemmata.optim.communication.compressors import (
-    SAMPLED_FROM,
-    Compressor,
-    LowRank,
-    Quantize,
-    RandK,
-    SignNorm,
-    TopK,
-)
+from lemmata.optim.communication import Compressor, LowRank, Quantize, RandK, SignNorm, TopK
+from lemmata.optim.communication.compressors import SAMPLED_FROM
 
 
 def make(name: str, generator: torch.Generator | None = None) -> Compressor:

@@ -4,12 +4,11 @@ from lemmata.optim.communication.compressors import (
     Compressor,
     LowRank,
     Message,
-    Quantize,
     RandK,
-    SignNorm,
     TopK,
 )
 from lemmata.optim.communication.error_control import ErrorControlState, error_control_hook
+from lemmata.optim.communication.quantizers import Quantize, SignNorm
 from lemmata.optim.communication.simulation import History, simulate
 
 __all__ = [

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lemmata.optim.optimizers.base import check_range
 
-__all__ = ["Compressor", "LowRank", "Message", "Quantize", "RandK", "SignNorm", "TopK"]
+__all__ = ["Compressor", "LowRank", "Message", "RandK", "TopK"]
 
 SAMPLED_FROM = 1 << 15
 """Length from which a threshold is estimated from a sample before the largest entries are sought."""
@@ -274,105 +274,6 @@ class RandK(Sparsifier):
         return max(0.0, 2 - 1 / share) if self.unbiased else share
 
 
-class SignNorm(Compressor):
-    r"""Signs, times the mean magnitude: $C(x) = \|x\|_1 / d \cdot \operatorname{sign}(x)$, a bit an entry.
-
-    $\|C(x) - x\|^2 = \|x\|^2 - \|x\|_1^2 / d$, so that $\delta = \|x\|_1^2 / (d \|x\|^2)$: $2 / \pi$ for
-    Gaussian entries, 1 for constant magnitude, and $1 / d$ for a vector with one nonzero entry, which is what
-    `delta` can promise. The sign of zero travels as +; the identity holds all the same.
-
-    Args:
-        block: Take the mean magnitude over blocks of so many entries instead of all; 32 bits a block more,
-            and $\delta = 1 /$ `block`.
-
-    Raises:
-        ValueError: Where `block` is less than one.
-
-    Examples:
-        >>> sign = SignNorm()
-        >>> sign.decompress(sign.compress(torch.tensor([1.0, -2.0, 3.0])))
-        tensor([ 2., -2.,  2.])
-
-    References:
-        S. P. Karimireddy, Q. Rebjock, S. U. Stich, M. Jaggi, Error Feedback Fixes SignSGD and other Gradient
-        Compression Schemes, ICML 2019, arXiv:1901.09847.
-    """
-
-    def __init__(self, block: int | None = None) -> None:
-        _check_block(block)
-        self.block = block
-
-    def compress(self, x: Float[Tensor, "*batch d"]) -> Message:
-        """Keep signs, packed eight to a byte, and mean magnitudes."""
-        d = x.shape[-1]
-        sums = _blocks(x.abs(), self.block).sum(-1)
-        scale = sums / _block_lengths(d, self.block, x)
-        return Message((scale, _pack((x >= 0).to(torch.uint8), bits=1)), d)
-
-    def add_to(
-        self, total: Float[Tensor, "*batch d"], message: Message, alpha: float = 1.0
-    ) -> Float[Tensor, "*batch d"]:
-        """Add scaled signs, in place."""
-        scale, packed = message.parts
-        signs = _unpack(packed, message.size, bits=1).to(total.dtype).mul_(2).sub_(1)
-        return total.add_(_scaled(signs, scale, self.block), alpha=alpha)
-
-    def delta(self, d: int) -> float:
-        """Return one over the length of a block."""
-        return 1 / max(1, min(d, self.block or d))
-
-
-class Quantize(Compressor):
-    r"""Entries rounded to the nearest of $2^b - 1$ evenly spaced levels between plus and minus the largest.
-
-    With $L = 2^{b - 1} - 1$ levels on either side of zero, an entry is off by at most $\max |x| / (2 L)$ and
-    by no more than its own magnitude, and the largest entry is exact. Hence
-    $\delta = 1 / (1 + (d - 1) / (4 L^2))$, attained where all other entries lie half a step from zero.
-
-    Args:
-        bits: Bits an entry: 2, 4 or 8. `SignNorm` takes one.
-        block: Scale by the largest of so many entries instead of all; 32 bits a block more, and $d$ in
-            $\delta$ becomes the block's length. None for a single scale.
-
-    Raises:
-        ValueError: Where `bits` or `block` is none of these.
-
-    Examples:
-        >>> coarse = Quantize(2)
-        >>> coarse.decompress(coarse.compress(torch.tensor([4.0, -3.0, 1.0])))
-        tensor([ 4., -4.,  0.])
-    """
-
-    def __init__(self, bits: int = 8, *, block: int | None = None) -> None:
-        if bits not in {2, 4, 8}:
-            raise ValueError(f"`bits` (={bits}) must be 2, 4 or 8")
-        _check_block(block)
-        self.bits, self.block = bits, block
-        self.levels: int = 2 ** (bits - 1) - 1
-
-    def compress(self, x: Float[Tensor, "*batch d"]) -> Message:
-        """Keep rounded entries, packed into bytes, and largest magnitudes."""
-        d = x.shape[-1]
-        blocks = _blocks(x, self.block)
-        scale = blocks.abs().amax(-1) if blocks.shape[-1] else blocks.sum(-1)
-        divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-        codes = (blocks / divisor[..., None] * self.levels).round_().add_(self.levels).to(torch.uint8)
-        return Message((scale, _pack(codes.flatten(-2)[..., :d], self.bits)), d)
-
-    def add_to(
-        self, total: Float[Tensor, "*batch d"], message: Message, alpha: float = 1.0
-    ) -> Float[Tensor, "*batch d"]:
-        """Add scaled levels, in place."""
-        scale, packed = message.parts
-        codes = _unpack(packed, message.size, self.bits).to(total.dtype).sub_(self.levels).div_(self.levels)
-        return total.add_(_scaled(codes, scale, self.block), alpha=alpha)
-
-    def delta(self, d: int) -> float:
-        """Return what rounding to nearest leaves of any vector."""
-        length = max(1, min(d, self.block or d))
-        return 1 / (1 + (length - 1) / float(4 * self.levels**2))
-
-
 class LowRank(Compressor):
     r"""The vector as a matrix, projected onto the range of a random sketch of it: two thin factors.
 
@@ -516,60 +417,6 @@ def _scatter(total: Float[Tensor, "*batch d"], message: Message, alpha: float) -
         return total.add_(values, alpha=alpha)
     scaled = values if alpha == 1 else values * alpha
     return total.scatter_add_(-1, positions[0].long(), scaled.to(total.dtype))
-
-
-def _check_block(block: int | None) -> None:
-    """Raise ValueError unless a block has entries."""
-    if block is not None and block < 1:
-        raise ValueError(f"`block` (={block}) must be at least 1")
-
-
-def _blocks(x: Float[Tensor, "*batch d"], block: int | None) -> Float[Tensor, "*batch blocks length"]:
-    """Cut vectors into blocks, the last filled with zeros."""
-    d = x.shape[-1]
-    length = min(block or d, d)
-    if length == d:
-        return x[..., None, :]
-    return torch.nn.functional.pad(x, (0, -d % length)).reshape(*x.shape[:-1], -1, length)
-
-
-def _block_lengths(d: int, block: int | None, like: Tensor) -> Float[Tensor, " blocks"]:
-    """Return how many entries of a vector lie in each block."""
-    length = max(1, min(block or d, d))
-    lengths = like.new_full((max(1, -(-d // length)),), length)
-    lengths[-1] = max(1, d - length * (len(lengths) - 1))
-    return lengths
-
-
-def _scaled(
-    codes: Float[Tensor, "*batch d"], scale: Float[Tensor, "*batch blocks"], block: int | None
-) -> Float[Tensor, "*batch d"]:
-    """Multiply entries by the scale of their block, in place where there is one block."""
-    if scale.shape[-1] == 1:
-        return codes.mul_(scale)
-    return (_blocks(codes, block) * scale[..., None]).flatten(-2)[..., : codes.shape[-1]]
-
-
-def _pack(codes: UInt8[Tensor, "*batch d"], bits: int) -> UInt8[Tensor, "*batch packed"]:
-    """Put several codes of a few bits into each byte."""
-    each = 8 // bits
-    if each == 1:
-        return codes.contiguous()
-    padded = torch.nn.functional.pad(codes, (0, -codes.shape[-1] % each))
-    padded = padded.reshape(*codes.shape[:-1], -1, each)
-    packed: Tensor = padded[..., 0].clone()
-    for place in range(1, each):
-        packed |= padded[..., place] << (bits * place)
-    return packed
-
-
-def _unpack(packed: UInt8[Tensor, "*batch packed"], d: int, bits: int) -> UInt8[Tensor, "*batch d"]:
-    """Take the first `d` codes out of bytes."""
-    each = 8 // bits
-    if each == 1:
-        return packed.clone()
-    codes: Tensor = torch.stack([packed >> (bits * place) & (2**bits - 1) for place in range(each)], dim=-1)
-    return codes.flatten(-2)[..., :d]
 
 
 def _matrix_shape(d: int, shape: Sequence[int] | None) -> tuple[int, int]:
