@@ -271,7 +271,12 @@ def auon_direction(
 
 
 def _norms(g: Float[Tensor, "*batch m n"], eps: float) -> Float[Tensor, "*batch 1 1"]:
-    norms: Tensor = torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True)
+    if torch.compiler.is_compiling():
+        # Inductor of torch 2.15 fails (KeyError in outer loop fusion) where it fuses a batch's norms with a step.
+        matrices = list(g.reshape(-1, *g.shape[-2:]).unbind())
+        norms = torch.stack(torch._foreach_norm(matrices)).reshape(*g.shape[:-2], 1, 1)
+    else:
+        norms = torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True)
     return norms.clamp(min=eps)
 
 
