@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["demo"]
 
 # As many learning rates for one as for the other.
-RATES = {"adamw": [3e-3, 1e-2, 3e-2], "muon": [0.01, 0.02, 0.04]}
+RATES = {"adamw": [1e-3, 3e-3, 1e-2], "muon": [0.02, 0.04, 0.08]}
 
 
 def demo(
