@@ -72,7 +72,7 @@ class TestBench:
             ({"prompt": 16}, r"`prompt` \(=16\) must be smaller than the context \(=16\)"),
             ({"optimizers": ["nag"]}, r"`optimizer` \(='nag'\)"),
             ({"model": {"heads": 5}}, "`heads`"),
-            ({"model": {"hieght": 5}}, "`hieght`"),
+            ({"model": {"tallness": 5}}, "`tallness`"),
         ],
     )
     def test_arguments_are_checked_first(self, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
