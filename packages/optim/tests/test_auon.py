@@ -47,6 +47,20 @@ def test_scale_of_large_matrices_is_summed_in_parts(shape: tuple[int, ...]) -> N
     torch.testing.assert_close(cosh_rms_scale(g.mT, 1.5), expected, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gamma", [1e-3, 0.5, 1.0, 2.0, 5.0, 30.0])
+@pytest.mark.parametrize("count", [1, 60, 5_000])
+def test_scale_is_exact_to_rounding_at_any_gamma(gamma: float, count: int, dtype: torch.dtype) -> None:
+    """A series or exponentials: also where one entry holds all of the norm, which needs most terms."""
+    for g in (matrices(1, count), torch.eye(1, count, dtype=torch.float64)):
+        unit = g / torch.linalg.matrix_norm(g)
+        expected = (gamma * unit).sinh().square().mean().add(1).sqrt()
+        found = cosh_rms_scale(g.to(dtype), gamma).double()
+        # A rounding of x = gamma changes sinh(x) by gamma times as much.
+        tolerance = (2 + 4 * gamma) * torch.finfo(dtype).eps
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=0, check_dtype=False)
+
+
 def test_single_number_gives_the_hyperbolic_cosine_of_one() -> None:
     assert abs(cosh_rms_scale(torch.tensor([[-3.0]], dtype=torch.float64)).item() - math.cosh(1)) < 1e-12
 

@@ -517,6 +517,8 @@ def test_resumed_run_equals_an_uninterrupted_one(case: Case, through: str, dtype
     other = case.make(resumed, lr=1.0)  # the state brings its own learning rate
     other.load_state_dict(saved)
     assert_same(tensors_of(other, resumed), tensors_of(optimizer, params))
+    groups = zip(other.state_dict()["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+    assert all(one.keys() == two.keys() for one, two in groups)
     take(optimizer, params, range(3, 6))
     take(other, resumed, range(3, 6))
     assert_same(tensors_of(other, resumed), tensors_of(optimizer, params))

@@ -169,6 +169,21 @@ def under_fsdp2_and_shares(rank: int) -> None:
     assert_as_alone(found, 1e-5)
 
 
+def nonfinite_under_fsdp2(rank: int) -> None:
+    """A gradient that is not finite on one process ends the step on both, with nothing changed."""
+    model = network()
+    fully_shard(model, mesh=init_device_mesh("cpu", (WORLD,)))
+    optimizer = muon(model)
+    train(model, optimizer, rank, range(1))
+    before = {name: value.full_tensor() for name, value in model.state_dict().items()}
+    if rank == 0:
+        model.first.weight.grad.to_local()[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="group" if rank == 0 else "another process"):
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value.full_tensor(), before[name])
+
+
 def under_fsdp1(rank: int) -> None:
     for original in (False, True):
         model = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), use_orig_params=original)
@@ -186,6 +201,7 @@ WORK: dict[str, Callable[[int], None]] = {
         in_shares_with_idle_process,
         under_fsdp2,
         under_fsdp2_and_shares,
+        nonfinite_under_fsdp2,
         under_fsdp1,
     )
 }

@@ -125,23 +125,51 @@ class CheckedOptimizer(Optimizer):
         return group, params
 
     def _check_finite(self, params_by_group: Sequence[Sequence[Tensor]]) -> None:
-        """Raise where a gradient holds NaN or infinity, with one synchronisation where none does."""
-        grads = [param.grad for params in params_by_group for param in params if param.grad is not None]
-        by_device: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for grad in map(_local, grads):
-            by_device.setdefault((grad.device, grad.dtype), []).append(grad)
-        norms = [torch.stack(torch._foreach_norm(batch)).sum() for batch in by_device.values()]
-        if all(math.isfinite(float(norm)) for norm in norms):
+        """Raise where a gradient holds NaN or infinity, on all processes that share a parameter alike."""
+        offender = _first_nonfinite(params_by_group)
+        elsewhere = _agree([param for params in params_by_group for param in params], offender is not None)
+        if offender is None and not elsewhere:
             return
-        # The sum of squares of large finite gradients may overflow: ask each tensor itself.
-        for index, params in enumerate(params_by_group):
-            for param in params:
-                if param.grad is not None and not bool(_local(param.grad).isfinite().all()):
-                    raise FloatingPointError(
-                        f"the gradient of a parameter of shape {tuple(param.shape)} in group {index} is not "
-                        f"finite; nothing was changed. Clip or skip such steps, or pass "
-                        f"error_if_nonfinite=False to let them through"
-                    )
+        where = "of another process's part" if offender is None else "of a parameter of shape {} in group {}"
+        raise FloatingPointError(
+            f"the gradient {where.format(*(offender or ()))} is not finite; nothing was changed. Clip or "
+            f"skip such steps, or pass error_if_nonfinite=False to let them through"
+        )
+
+
+def _first_nonfinite(params_by_group: Sequence[Sequence[Tensor]]) -> tuple[tuple[int, ...], int] | None:
+    """Return shape and group of a parameter whose gradient is not finite here: one wait where all are."""
+    grads = [param.grad for params in params_by_group for param in params if param.grad is not None]
+    by_device: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for grad in map(_local, grads):
+        by_device.setdefault((grad.device, grad.dtype), []).append(grad)
+    norms = [torch.stack(torch._foreach_norm(batch)).sum() for batch in by_device.values()]
+    if all(math.isfinite(float(norm)) for norm in norms):
+        return None
+    # The sum of squares of large finite gradients may overflow: ask each tensor itself.
+    for index, params in enumerate(params_by_group):
+        for param in params:
+            if param.grad is not None and not bool(_local(param.grad).isfinite().all()):
+                return tuple(param.shape), index
+    return None
+
+
+def _agree(params: Sequence[Tensor], found: bool) -> bool:
+    """Return whether any process that holds a part of these parameters found what this one looked for.
+
+    Without that one process would raise and the others wait for it in the next collective.
+    """
+    meshes: list[Any] = []
+    for param in params:
+        mesh = getattr(param, "device_mesh", None)
+        if mesh is not None and mesh not in meshes:
+            meshes.append(mesh)
+    for mesh in meshes:
+        flag = torch.tensor(float(found), device=mesh.device_type)
+        for group in mesh.get_all_groups():
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=group)
+        found = bool(flag)
+    return found
 
 
 def _local(tensor: Tensor) -> Tensor:

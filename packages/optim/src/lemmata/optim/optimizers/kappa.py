@@ -33,6 +33,7 @@ from typing import Any, Protocol, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from lemmata.optim.optimizers.balls import (
     by_largest,
@@ -278,7 +279,8 @@ class GroupL2:
 
     # Inductor of torch 2.15 fails (KeyError in outer loop fusion) where it fuses norms of rows with the step
     # on a CPU: leave them out of a compiled step's graph.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's decorator has no types
+    # The decorator is the one torch's optimisers have: the public one imports the compiler with this module.
+    @_disable_dynamo
     def subgradients(self, tensors: list[Tensor]) -> list[Tensor]:
         """Return the subgradients of several tensors."""
         return [self.subgradient(tensor) for tensor in tensors]
