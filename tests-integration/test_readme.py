@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TEST_COMMAND = "uv run nox"
 SMALLER = {
-    "uv run language-model demo": "uv run language-model demo --steps 20 --width 32 --depth 1",
+    "uv run language-model demo": "uv run language-model demo --steps 6 --width 16 --depth 1",
     "uv run pde-surrogate demo": "uv run pde-surrogate demo --preset small",
 }
 

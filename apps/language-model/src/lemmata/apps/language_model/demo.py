@@ -50,8 +50,7 @@ def demo(
 
     if steps < 2:
         raise ValueError(f"`steps` (={steps}) must be at least 2")
-    # Experts' loads must even out within these few steps, not over the many that the default rate is for.
-    model: dict[str, Any] = {"width": width, "depth": depth, "balance_rate": 0.03}
+    model: dict[str, Any] = {"width": width, "depth": depth}
     new_output(out, force=force).mkdir(exist_ok=True)
     console = Console()
     started = time.perf_counter()

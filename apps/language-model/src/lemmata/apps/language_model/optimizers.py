@@ -166,7 +166,7 @@ def _by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 OPTIMIZERS: dict[str, Choice] = {
     "adamw": Choice(_adamw, 3e-3, (1e-3, 3e-3, 6e-3, 1e-2), 0.0, {"betas": (0.9, 0.95)}),
     "sgd": Choice(_sgd, 0.3, (0.1, 0.3, 1.0, 3.0), 0.0, {"momentum": 0.9, "nesterov": True}, norm=2),
-    "muon": Choice(_muon, 0.02, (0.005, 0.01, 0.02, 0.04), 0.0, {"adamw_lr": 3e-3}),
+    "muon": Choice(_muon, 0.02, (0.01, 0.02, 0.04, 0.08), 0.0, {"adamw_lr": 3e-3}),
     "lion": Choice(_lion, 1e-3, (3e-4, 6e-4, 1e-3, 2e-3), 0.1),
     "nuclear-lion": Choice(_nuclear_lion, 3e-3, (1e-3, 3e-3, 6e-3, 1e-2), 0.1),
     "auon": Choice(_auon, 0.01, (0.003, 0.01, 0.03, 0.1), 0.0, {"adamw_lr": 3e-3}),
