@@ -617,7 +617,7 @@ def test_loop_holds_temporaries_of_one_tensor(case: Case, tmp_path: Path) -> Non
     params = parameters(case, shapes=[(256, 512)] * 12)
     optimizer = case.make(params, lr=case.lr, foreach=False)
     take(optimizer, params, [0])
-    assert peak_bytes(optimizer.step, tmp_path / "trace.json") <= 6 * params[0].nbytes
+    assert peak_bytes(optimizer.step, tmp_path / "trace.json") <= 7 * params[0].nbytes
 
 
 @pytest.mark.slow
