@@ -34,19 +34,25 @@ def make_state(name: str, ratio: float, *, model: nn.Module, seed: int = 0) -> A
     Returns:
         The state.
     """
-    from lemmata.optim.communication import compressors
-    from lemmata.optim.communication.error_control import ErrorControlState
+    from lemmata.optim.communication import (
+        ErrorControlState,
+        LowRank,
+        Quantize,
+        RandK,
+        SignNorm,
+        TopK,
+    )
 
     if name == "topk":
-        compressor: Any = compressors.TopK(ratio)
+        compressor: Any = TopK(ratio)
     elif name == "randk":
-        compressor = compressors.RandK(ratio, torch.Generator().manual_seed(seed))
+        compressor = RandK(ratio, torch.Generator().manual_seed(seed))
     elif name == "sign":
-        compressor = compressors.SignNorm()
+        compressor = SignNorm()
     elif name == "lowrank":
-        compressor = compressors.LowRank(4)
+        compressor = LowRank(4)
     else:
-        compressor = compressors.Quantize(4)
+        compressor = Quantize(4)
     return ErrorControlState(compressor, model=model)
 
 

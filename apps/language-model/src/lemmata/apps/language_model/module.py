@@ -85,8 +85,8 @@ class LanguageModel(LightningModule):
         shared_experts: Experts that every token passes.
         router: What turns the router's logits into scores.
         balance: What keeps the experts' loads even: a `bias` on the router, or an auxiliary `loss`.
-        balance_rate: The bias' step, or the auxiliary loss' weight. The default evens loads out in some tens of
-            steps; in runs of many thousands a hundredth of it routes more calmly.
+        balance_rate: The bias' step, or the auxiliary loss' weight. The default evens loads out in some
+            tens of steps; lower it for runs of many thousands.
         qk_norm: Normalise queries and keys.
         dropout: Probability with which entries are dropped in training.
         tie_embeddings: Use the embedding as output head.

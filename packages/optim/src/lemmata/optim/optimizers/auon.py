@@ -181,12 +181,14 @@ class HybridAuON(AuON):
         steps: int = 1,
         coefficients: Coefficients = STANDARD,
         dtype: torch.dtype | None = None,
+        gamma: float = 1.0,
         normalize: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(
             params,
             lr,
+            gamma=gamma,
             normalize=normalize,
             steps=steps,
             coefficients=coefficients,
