@@ -209,8 +209,10 @@ class LP:
         if self.p == math.inf:
             tied = (magnitude == 1).to(m.dtype)
             return m.sign() * tied / tied.sum().clamp(min=1)
-        norm = length(magnitude, self.p).clamp(min=1)
-        return m.sign() * (magnitude / norm) ** (self.p - 1)
+        # The p-norm is the sum of magnitudes times these powers, to the power 1/p.
+        powers = magnitude ** (self.p - 1)
+        norm = (magnitude.mul_(powers).sum() ** (1 / self.p)).clamp(min=1)
+        return m.sign().mul_(powers).div_(norm ** (self.p - 1))
 
     def conjugate(self, x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return 0 in the unit ball of the dual norm, else infinity."""
@@ -236,7 +238,14 @@ class L2:
 
     def subgradient(self, m: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the unit vector, or zero."""
-        return _unit(m, safe_norm(m, 2))
+        return self.subgradients([m.clone()])[0]
+
+    def subgradients(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Turn several tensors into unit vectors, in place."""
+        for tensor in tensors:
+            _scale_down_(tensor, largest(tensor))
+            _scale_down_(tensor, length(tensor))
+        return tensors
 
     def conjugate(self, x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return 0 in the unit ball, else infinity."""
@@ -274,16 +283,15 @@ class GroupL2:
 
     def subgradient(self, m: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the groups as unit vectors, or zeros."""
-        scaled = by_largest(m, largest(m))
-        return _unit(scaled, self._lengths(scaled))
+        return self._to_units(m.clone())
 
     # Inductor of torch 2.15 fails (KeyError in outer loop fusion) where it fuses norms of rows with the step
     # on a CPU: leave them out of a compiled step's graph.
     # The decorator is the one torch's optimisers have: the public one imports the compiler with this module.
     @_disable_dynamo
     def subgradients(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Return the subgradients of several tensors."""
-        return [self.subgradient(tensor) for tensor in tensors]
+        """Turn the groups of several tensors into unit vectors, in place."""
+        return [self._to_units(tensor) for tensor in tensors]
 
     def conjugate(self, x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return 0 where no group is longer than 1, else infinity."""
@@ -292,6 +300,11 @@ class GroupL2:
     def project(self, x: Float[Tensor, "..."], radius: float) -> Float[Tensor, "..."]:
         """Return the tensor with every group that is longer than the radius scaled down to it."""
         return shrink_onto_sphere(x, self._lengths(x), radius)
+
+    def _to_units(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        _scale_down_(x, largest(x))
+        _scale_down_(x, self._lengths(x))
+        return x
 
     def _dims(self) -> tuple[int, ...]:
         return (self.dim,) if isinstance(self.dim, int) else self.dim
@@ -491,9 +504,9 @@ class Nuclear:
         return x.flatten(1) if self.flatten else x
 
 
-def _unit(x: Float[Tensor, "..."], norm: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Divide vectors by their norms, and leave those of zeros."""
-    return x / torch.where(norm > 0, norm, 1)
+def _scale_down_(x: Float[Tensor, "..."], size: Float[Tensor, "..."]) -> None:
+    """Divide by sizes in place, but for those that are zero."""
+    x.div_(torch.where(size > 0, size, 1))
 
 
 def _singular_values(x: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch k"]:
