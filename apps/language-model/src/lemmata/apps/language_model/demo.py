@@ -12,7 +12,7 @@ RATES = {"adamw": [1e-3, 3e-3, 1e-2], "muon": [0.02, 0.04, 0.08]}
 
 def demo(
     *,
-    out: Path = Path("runs/demo"),
+    out: Path = Path("runs/language-model-demo"),
     steps: int = 200,
     width: int = 96,
     depth: int = 3,

@@ -41,7 +41,7 @@ PRESETS = {
 
 def demo(
     *,
-    out: Path = Path("runs/demo"),
+    out: Path = Path("runs/pde-surrogate-demo"),
     preset: Literal["full", "small"] = "full",
     force: bool = False,
     seed: int = 0,
