@@ -16,12 +16,29 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-__all__ = ["RADIUS", "TERMS", "debye_sum", "slope_sum"]
+from lemmata.sketching.special.elementwise import Kernel, by_region
+
+__all__ = ["RADIUS", "TERMS", "around_disc", "debye_sum", "slope_sum"]
 
 TERMS = 13
 """Terms of the expansion."""
 RADIUS = 25.0
 """The expansion is accurate to double precision (7e-16 of s) where s is at least this."""
+
+
+def around_disc(
+    v: Float64[Tensor, " n"], x: Float64[Tensor, " n"], inside: Kernel, outside: Kernel
+) -> Float64[Tensor, " n"]:
+    """Evaluate one kernel in the quarter disc, and one that uses the expansion outside it."""
+    return by_region(
+        torch.hypot(v, x) < RADIUS,
+        v,
+        x,
+        inside,
+        outside,
+        safe_inside=(1.0, 1.0),
+        safe_outside=(RADIUS, RADIUS),
+    )
 
 
 def debye_sum(

@@ -18,13 +18,12 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from lemmata.sketching.special.debye import RADIUS, debye_sum, slope_sum
-from lemmata.sketching.special.elementwise import by_region, evaluate
+from lemmata.sketching.special.debye import around_disc, debye_sum, slope_sum
+from lemmata.sketching.special.elementwise import evaluate
 
 __all__ = ["iv_ratio", "log_iv", "log_iv_over_power", "log_ive", "rising_ratio"]
 
 _SERIES_TERMS = 63
-_SAFE_INSIDE, _SAFE_OUTSIDE = (1.0, 1.0), (RADIUS, RADIUS)
 
 
 def log_iv(
@@ -132,14 +131,11 @@ def log_iv_over_power(
 
 
 def _log_iv(v: Float64[Tensor, " n"], x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    value = by_region(
-        torch.hypot(v, x) < RADIUS,
+    value = around_disc(
         v,
         x,
         lambda v, x: torch.xlogy(v, x / 2) - torch.lgamma(v + 1) + torch.log1p(_series(v, x)),
         _log_iv_outside,
-        safe_inside=_SAFE_INSIDE,
-        safe_outside=_SAFE_OUTSIDE,
     )
     return torch.where(x == math.inf, x, value)
 
@@ -150,14 +146,11 @@ def _log_iv_outside(v: Tensor, x: Tensor) -> Tensor:
 
 
 def _log_ive(v: Float64[Tensor, " n"], x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    value = by_region(
-        torch.hypot(v, x) < RADIUS,
+    value = around_disc(
         v,
         x,
         lambda v, x: torch.xlogy(v, x / 2) - torch.lgamma(v + 1) + torch.log1p(_series(v, x)) - x,
         _log_ive_outside,
-        safe_inside=_SAFE_INSIDE,
-        safe_outside=_SAFE_OUTSIDE,
     )
     return torch.where(x == math.inf, -x, value)
 
@@ -169,14 +162,11 @@ def _log_ive_outside(v: Tensor, x: Tensor) -> Tensor:
 
 
 def _over_power(v: Float64[Tensor, " n"], x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    return by_region(
-        torch.hypot(v, x) < RADIUS,
+    return around_disc(
         v,
         x,
         lambda v, x: -v * math.log(2) - torch.lgamma(v + 1) + torch.log1p(_series(v, x)),
         _over_power_outside,
-        safe_inside=_SAFE_INSIDE,
-        safe_outside=_SAFE_OUTSIDE,
     )
 
 
@@ -209,14 +199,8 @@ def _series(v: Tensor, x: Tensor) -> Tensor:
 
 
 def _ratio(v: Float64[Tensor, " n"], x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    value = by_region(
-        torch.hypot(v, x) < RADIUS,
-        v,
-        x,
-        lambda v, x: x / (2 * (v + 1)) * (1 + _series(v + 1, x)) / (1 + _series(v, x)),
-        _ratio_outside,
-        safe_inside=_SAFE_INSIDE,
-        safe_outside=_SAFE_OUTSIDE,
+    value = around_disc(
+        v, x, lambda v, x: x / (2 * (v + 1)) * (1 + _series(v + 1, x)) / (1 + _series(v, x)), _ratio_outside
     )
     return torch.where(x == math.inf, 1.0, value)
 

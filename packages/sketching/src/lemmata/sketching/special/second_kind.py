@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from lemmata.sketching.special.debye import RADIUS, debye_sum, slope_sum
+from lemmata.sketching.special.debye import around_disc, debye_sum, slope_sum
 from lemmata.sketching.special.elementwise import by_region, evaluate
 from lemmata.sketching.special.first_kind import rising_ratio
 
@@ -35,7 +35,6 @@ _ODD_PART = (
     -0.14404989683143545,
     -0.11133426584,
 )
-_SAFE_INSIDE, _SAFE_OUTSIDE = (1.0, 1.0), (RADIUS, RADIUS)
 
 
 def log_kv(
@@ -93,15 +92,7 @@ def log_kve(
 
 def _log_kv(v: Float64[Tensor, " n"], x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     v = v.abs()
-    value = by_region(
-        torch.hypot(v, x) < RADIUS,
-        v,
-        x,
-        lambda v, x: _inside(v, x) - x,
-        _log_kv_outside,
-        safe_inside=_SAFE_INSIDE,
-        safe_outside=_SAFE_OUTSIDE,
-    )
+    value = around_disc(v, x, lambda v, x: _inside(v, x) - x, _log_kv_outside)
     return _with_ends(x, value)
 
 
@@ -112,15 +103,7 @@ def _log_kv_outside(v: Tensor, x: Tensor) -> Tensor:
 
 def _log_kve(v: Float64[Tensor, " n"], x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     v = v.abs()
-    value = by_region(
-        torch.hypot(v, x) < RADIUS,
-        v,
-        x,
-        _inside,
-        _log_kve_outside,
-        safe_inside=_SAFE_INSIDE,
-        safe_outside=_SAFE_OUTSIDE,
-    )
+    value = around_disc(v, x, _inside, _log_kve_outside)
     return _with_ends(x, value)
 
 
@@ -256,15 +239,7 @@ def _slope_at_zero(v: Tensor, x: Tensor) -> Tensor:
 
 def _log_kv_slope_kernel(v: Float64[Tensor, " n"], x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     v = v.abs()
-    value = by_region(
-        torch.hypot(v, x) < RADIUS,
-        v,
-        x,
-        _slope_inside,
-        _slope_outside,
-        safe_inside=_SAFE_INSIDE,
-        safe_outside=_SAFE_OUTSIDE,
-    )
+    value = around_disc(v, x, _slope_inside, _slope_outside)
     return torch.where(x == math.inf, -1.0, value)
 
 
