@@ -1,0 +1,1 @@
+"""From an extended-XYZ file to molecular dynamics with an equivariant interatomic potential."""
