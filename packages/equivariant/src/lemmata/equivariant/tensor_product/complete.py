@@ -1,0 +1,184 @@
+r"""All couplings at the cost of a grid: the pointwise product and the Poisson bracket side by side.
+
+Two functions on the sphere have two products that a grid computes: $fg$, whose couplings are those with even
+$l_1 + l_2 + l_3$, and $\{f, g\} = \hat r \cdot (\nabla f \times \nabla g)$, whose couplings are the odd ones.
+None of either vanishes (checked for all triples up to degree 6 in the claims), so that together they reach
+every coupling of a Clebsch-Gordan product, by three transforms of each input and two projections.
+
+Parity decides which block an output goes to. Dense features of *natural* parity have parity $(-1)^l$ in
+degree $l$, those of *unnatural* parity the other one. With $n$ and $u$ for the two,
+
+$$z_n = x_n y_n + x_u y_u + \{x_n, y_u\} + \{x_u, y_n\}, \qquad
+z_u = x_n y_u + x_u y_n + \{x_n, y_n\} + \{x_u, y_u\}.$$
+
+Axis letters used below: `C` channels, `N` components `(lmax + 1)**2`, `G` grid points.
+
+References:
+    Y. Xie, A. Daigavane, M. Kotak, T. Smidt, The Price of Freedom: Exploring Expressivity and Runtime
+    Tradeoffs in Equivariant Tensor Products, 2025, arXiv:2506.13523.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lemmata.equivariant.tensor_product.degrees import DegreeScaling, FixedProduct, component_scale
+from lemmata.equivariant.tensor_product.vector_signal import (
+    BRACKET,
+    Terms,
+    contract_fields,
+    field_constants,
+    multiply_fields,
+)
+
+__all__ = ["CompleteTensorProduct"]
+
+Blocks = tuple[Tensor, Tensor]
+
+
+class CompleteTensorProduct(FixedProduct):
+    r"""Multiplies dense features by all couplings; returns the natural and the unnatural block.
+
+    Args:
+        lmax1: Largest degree of the first input.
+        lmax2: Largest degree of the second input.
+        lmax_out: Largest degree of both outputs.
+        unnatural1: Whether the first input is a pair of blocks, natural and unnatural, as the output is.
+        unnatural2: Whether the second input is a pair.
+        channels: Channels with weights of their own; None for any number of channels.
+        degree_weights: Whether numbers by degree are learnt, before and after, ones at first; independent
+            ones for the pointwise product and the bracket, and for each block.
+        normalization: `component` scales gradients by $1 / \sqrt{l(l+1)}$, so that all degrees count alike,
+            and gives outputs variance 1 where the inputs' components are independent with variance 1. `none`
+            leaves the formulas above.
+        dtype: Of weights and constants; torch's default where None.
+        device: Of weights and constants.
+
+    Raises:
+        ValueError: Where `lmax_out` cannot be reached or a degree is negative.
+
+    Examples:
+        >>> product = CompleteTensorProduct(2, 2, 2, channels=8)
+        >>> x, y = torch.randn(2, 5, 8, 9)
+        >>> natural, unnatural = product(x, y)
+        >>> natural.shape, unnatural.shape
+        (torch.Size([5, 8, 9]), torch.Size([5, 8, 9]))
+        >>> again = CompleteTensorProduct(2, 2, 2, unnatural1=True, channels=8)
+        >>> again((natural, unnatural), y)[0].shape
+        torch.Size([5, 8, 9])
+    """
+
+    transform1: Tensor
+    transform2: Tensor
+    projection: Tensor
+    projection_bracket: Tensor
+
+    def __init__(
+        self,
+        lmax1: int,
+        lmax2: int,
+        lmax_out: int,
+        *,
+        unnatural1: bool = False,
+        unnatural2: bool = False,
+        channels: int | None = None,
+        degree_weights: bool = True,
+        normalization: Literal["component", "none"] = "component",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(lmax1, lmax2, lmax_out, channels, normalization)
+        self.unnatural1 = unnatural1
+        self.unnatural2 = unnatural2
+        degree = lmax1 + lmax2 + lmax_out
+        component = normalization == "component"
+        field1 = field_constants(lmax1, degree, unit=component)[0]
+        field2 = field_constants(lmax2, degree, unit=component)[0]
+        value = field_constants(lmax_out, degree, unit=True)[1][:, 2]
+        projections = [value, value]
+        if component:
+            # Independent terms that meet in an output, one from each pair of input blocks.
+            terms = (1 + unnatural1) * (1 + unnatural2)
+            pointwise = component_scale(
+                lambda place: (field1[:, 2] * value[place]) @ field2[:, 2].mT, lmax_out
+            )
+            bracket = component_scale(
+                lambda place: contract_fields(field1, field2, value[place, None], (BRACKET,)), lmax_out
+            )
+            projections = [value * scale[:, None] / terms**0.5 for scale in (pointwise, bracket)]
+        self.register_constant("transform1", field1.flatten(1), dtype=dtype, device=device)
+        self.register_constant("transform2", field2.flatten(1), dtype=dtype, device=device)
+        self.register_constant("projection", projections[0].mT, dtype=dtype, device=device)
+        self.register_constant("projection_bracket", projections[1].mT, dtype=dtype, device=device)
+        self._pointwise = _across_blocks(((2, 2, 1),), 1 + unnatural1, 1 + unnatural2)
+        self._bracket = _across_blocks(BRACKET, 1 + unnatural1, 1 + unnatural2)
+        self.weights1 = self.weights2 = self.weights_out = None
+        if degree_weights:
+            # Axes: pointwise or bracket, then natural or unnatural.
+            sets = [(2, 1 + unnatural1), (2, 1 + unnatural2), (2, 2 if unnatural1 or unnatural2 else 1)]
+            self.weights1, self.weights2, self.weights_out = (
+                DegreeScaling(lmax, copies=copies, channels=channels, dtype=dtype, device=device)
+                for lmax, copies in zip((lmax1, lmax2, lmax_out), sets, strict=True)
+            )
+
+    def forward(self, x: Tensor | Blocks, y: Tensor | Blocks) -> Blocks:
+        """Return the natural and the unnatural block of the product.
+
+        Args:
+            x: Natural features `(..., C, (lmax1 + 1)**2)`; where `unnatural1`, the natural and the unnatural.
+            y: Natural features `(..., C or 1, (lmax2 + 1)**2)`; where `unnatural2`, a pair.
+
+        Returns:
+            Two tensors, `(..., C, (lmax_out + 1)**2)`.
+
+        Raises:
+            TypeError: Where an input is a pair and should not be, or the other way round.
+        """
+        first = self._fields(_blocks(x, self.unnatural1, "x"), self.transform1, self.weights1)
+        second = self._fields(_blocks(y, self.unnatural2, "y"), self.transform2, self.weights2)
+        pointwise = [multiply_fields(first, second, t) @ self.projection for t in self._pointwise]
+        bracket = [multiply_fields(first, second, t) @ self.projection_bracket for t in self._bracket]
+        if self.weights_out is not None:
+            weights = self.weights_out.by_component()
+            pointwise = [out * weights[0, block] for block, out in enumerate(pointwise)]
+            bracket = [out * weights[1, block] for block, out in enumerate(bracket)]
+        if len(pointwise) == 1:
+            return pointwise[0], bracket[0]
+        # The bracket of blocks of equal parity is unnatural, the product natural.
+        return pointwise[0] + bracket[1], pointwise[1] + bracket[0]
+
+    def _fields(
+        self, blocks: list[Tensor], transform: Tensor, weights: DegreeScaling | None
+    ) -> tuple[Tensor, ...]:
+        """Return slopes along latitude and longitude and values on the grid, block after block."""
+        if weights is None:
+            return tuple(part for x in blocks for part in (x @ transform).chunk(3, dim=-1))
+        points = transform.shape[-1] // 3
+        slopes, values = transform[:, : 2 * points], transform[:, 2 * points :]
+        parts: list[Tensor] = []
+        for x, pointwise, bracket in zip(blocks, *weights.by_component(), strict=True):
+            parts += [*((x * bracket) @ slopes).chunk(2, dim=-1), (x * pointwise) @ values]
+        return tuple(parts)
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows."""
+        return f"{super().extra_repr()}, unnatural1={self.unnatural1}, unnatural2={self.unnatural2}"
+
+
+def _blocks(x: Tensor | Blocks, pair: bool, name: str) -> list[Tensor]:
+    """Return the blocks of an input, natural first."""
+    if isinstance(x, Tensor) == pair:
+        expected = "a pair, the natural and the unnatural block" if pair else "one tensor, natural features"
+        raise TypeError(f"`{name}` must be {expected}, got {type(x).__name__}")
+    return [x] if isinstance(x, Tensor) else list(x)
+
+
+def _across_blocks(terms: Terms, blocks1: int, blocks2: int) -> list[Terms]:
+    """Return the terms of products of blocks of equal parity, then of different parity where there are."""
+    found: list[Terms] = []
+    for different in (False, True):
+        pairs = [(a, b) for a in range(blocks1) for b in range(blocks2) if (a != b) == different]
+        if pairs:
+            found.append(tuple((3 * a + i, 3 * b + j, sign) for a, b in pairs for i, j, sign in terms))
+    return found
