@@ -193,10 +193,12 @@ def field_constants(
         Two constants, float64, with three parts: gradient along latitude and longitude, and value.
     """
     grid = S2Grid(lmax, lmax_product=degree, dtype=torch.float64)
-    degrees = degrees_of_components(lmax)
-    scale = (degrees * (degrees + 1)).clamp(min=1).to(torch.float64).rsqrt() if unit else 1.0
-    slopes = (grid.slope_latitude.mT, grid.slope_longitude.mT)
-    field = torch.stack([*(slope * scale for slope in slopes), grid.harmonics.mT], dim=-2)
+    harmonics = torch.eye((lmax + 1) ** 2, dtype=torch.float64)
+    parts = [*grid.gradient_to_grid(harmonics), grid.to_grid(harmonics)]
+    field = torch.stack([part.flatten(1) for part in parts], dim=1)
+    if unit:
+        degrees = degrees_of_components(lmax)
+        field[:, :2] *= (degrees * (degrees + 1)).clamp(min=1).to(torch.float64).rsqrt()[:, None, None]
     return field, field * grid.weights.repeat_interleave(grid.n_lon)
 
 
