@@ -30,7 +30,9 @@ def members(folder: str, holding: str = "") -> list[str]:
 
 PACKAGES, APPS = members("packages"), members("apps")
 CLAIMANTS = members("packages", "claims") + members("apps", "claims")
-RACERS = members("packages", "benchmarks")
+RACERS = members("packages", "benchmarks") + members("apps", "benchmarks")
+# Peers whose pins contradict another member's tests: a group that holds all a benchmark needs, alone.
+ALONE = {"interatomic": "mace"}
 
 
 def folder_of(member: str) -> str:
@@ -162,13 +164,14 @@ def claims(session: nox.Session, member: str) -> None:
 
 
 @nox.session(default=False)
-@by_id("package", RACERS)
-def benchmarks(session: nox.Session, package: str) -> None:
-    """Measure one package beside its peers and write docs/benchmarks.md."""
-    sync_member(session, package, "test", "benchmarks")
+@by_id("member", RACERS)
+def benchmarks(session: nox.Session, member: str) -> None:
+    """Measure one member beside its peers and write docs/benchmarks.md."""
+    groups = [ALONE[member]] if member in ALONE else ["test", "benchmarks"]
+    sync_member(session, member, *groups)
     names = ("-o", "python_files=bench_*.py", "-o", "python_functions=bench_*")
     pytest(
-        session, *names, "--benchmark-only", f"packages/{package}/benchmarks", parallel=False, checked=False
+        session, *names, "--benchmark-only", f"{folder_of(member)}/benchmarks", parallel=False, checked=False
     )
     session.run("python", "docs/render.py")
 

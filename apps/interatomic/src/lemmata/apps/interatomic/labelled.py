@@ -1,0 +1,39 @@
+"""Labelled frames to judge a potential on."""
+
+import logging
+from pathlib import Path
+
+import ase
+
+from lemmata.apps.interatomic.frames import is_isolated_atom, read_frames
+
+__all__ = ["PARTS", "labelled_frames"]
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("train", "validation", "test")
+
+
+def labelled_frames(source: Path | str, part: str = "test") -> list[ase.Atoms]:
+    """Return the frames of a part of a prepared folder, or of a labelled file, without isolated atoms.
+
+    Args:
+        source: A folder that prepare wrote, or an extended-XYZ file.
+        part: Which part of a folder: train, validation or test.
+
+    Raises:
+        FileNotFoundError: Where the source does not exist, or the folder lacks the part.
+        ValueError: Where the part is unknown, or the file cannot be read.
+    """
+    if part not in PARTS:
+        raise ValueError(f"`part` (={part!r}) must be one of {', '.join(PARTS)}")
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{source} does not exist")
+    file = path / f"{part}.xyz" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} has no {part}.xyz; expected a folder that prepare wrote")
+    frames, report = read_frames(file, require=())
+    for reason, count in report.reasons.items():
+        logger.warning("%s: left out %d frames: %s", file, count, reason)
+    return [atoms for atoms in frames if not is_isolated_atom(atoms)]
