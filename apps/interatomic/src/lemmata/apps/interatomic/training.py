@@ -57,9 +57,49 @@ def train(
         checkpoint_every: Steps between two writes of last.ckpt within an epoch; 0 for epochs' ends alone.
 
     Returns:
-        The run's folder.
+        The run's folder: checkpoints, metrics.csv (columns step, train_loss, val_loss, val_energy_mae in meV an
+        atom, val_forces_mae in meV/A, ...), TensorBoard's events.
+
+    Raises:
+        FileExistsError: Where the folder holds a run and neither `force` nor `resume` is given.
+        FileNotFoundError: Where data or checkpoint do not exist.
+        FloatingPointError: Where the loss is not finite; it is a ValueError too.
+        ValueError: Where an argument is out of range, or the data cannot be read.
     """
-    raise NotImplementedError
+    from lightning.pytorch import Trainer, seed_everything
+
+    from lemmata.apps.interatomic.datamodule import AtomsDataModule
+    from lemmata.apps.interatomic.module import InteratomicModule
+    from lemmata.apps.kit.training import open_run, quiet, trainer_arguments
+
+    if epochs < 1:
+        raise ValueError(f"`epochs` (={epochs}) must be a positive integer")
+    options = {**(loss_options or {}), **(training_options or {})}
+    with quiet():
+        seed_everything(seed, verbose=False)
+    try:
+        module = InteratomicModule(model=model, model_options=model_options, lr=lr, **options)
+        atoms = AtomsDataModule(
+            str(data), cutoff=cutoff, batch_size=batch_size, seed=seed, **(data_options or {})
+        )
+    except TypeError as error:
+        raise ValueError(f"an option is not known: {error}") from error
+    run = open_run(out, resume=resume, force=force)
+    arguments: dict[str, Any] = {
+        **trainer_arguments(
+            run.folder, monitor="val_loss", every_n_train_steps=checkpoint_every, progress=progress
+        ),
+        "max_epochs": epochs,
+        "log_every_n_steps": 10,
+        "gradient_clip_val": 10.0,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        **(trainer or {}),
+    }
+    arguments["callbacks"] = [*arguments["callbacks"], *callbacks]
+    with quiet():
+        Trainer(**arguments).fit(module, datamodule=atoms, ckpt_path=run.checkpoint, weights_only=True)
+    return run.folder
 
 
 def configure(parser: Any) -> None:
@@ -68,3 +108,5 @@ def configure(parser: Any) -> None:
     Args:
         parser: The verb's parser.
     """
+    if any(action.dest == "checkpoint_every" for action in parser._actions):
+        parser.set_defaults({"checkpoint_every": 100})

@@ -89,6 +89,8 @@ class Potential(nn.Module):
         reference_energies: Energy of each element's isolated atom, eV; zeros where None.
         scale: Unit of the model's atomic energies, eV; of the size of the forces trained on.
         shift: Added to each atom's energy, eV.
+        average_neighbours: Mean number of neighbours of an atom in the data, which sums over neighbours are
+            divided by.
         zbl: Add the screened repulsion of nuclei at short distances.
         options: What else rebuilds the model; part of `config`.
 
@@ -113,17 +115,19 @@ class Potential(nn.Module):
         reference_energies: Sequence[float] | None = None,
         scale: float = 1.0,
         shift: float = 0.0,
+        average_neighbours: float = 12.0,
         zbl: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         energies = [0.0] * len(elements) if reference_energies is None else list(reference_energies)
-        _check(elements, cutoff, energies, scale)
+        _check(elements, cutoff, energies, {"scale": scale, "average_neighbours": average_neighbours})
         order = sorted(range(len(elements)), key=lambda place: elements[place])
         self.elements = tuple(int(elements[place]) for place in order)
         self.cutoff = float(cutoff)
         self.scale = float(scale)
         self.shift = float(shift)
+        self.average_neighbours = float(average_neighbours)
         self.config: dict[str, Any] = {
             "model": name,
             "elements": list(self.elements),
@@ -131,6 +135,7 @@ class Potential(nn.Module):
             "reference_energies": [float(energies[place]) for place in order],
             "scale": self.scale,
             "shift": self.shift,
+            "average_neighbours": self.average_neighbours,
             "zbl": bool(zbl),
             **dict(options or {}),
         }
@@ -291,7 +296,9 @@ def _symbols(numbers: Sequence[int]) -> str:
     return ", ".join(chemical_symbols[number] for number in numbers)
 
 
-def _check(elements: Sequence[int], cutoff: float, energies: Sequence[float], scale: float) -> None:
+def _check(
+    elements: Sequence[int], cutoff: float, energies: Sequence[float], units: Mapping[str, float]
+) -> None:
     """Raise where an argument of the constructor is out of range."""
     if not elements or len(set(elements)) != len(elements) or not all(0 < z < N_ELEMENTS for z in elements):
         raise ValueError(f"`elements` (={list(elements)}) must be different atomic numbers from 1 to 118")
@@ -304,5 +311,6 @@ def _check(elements: Sequence[int], cutoff: float, energies: Sequence[float], sc
         )
     if not all(math.isfinite(energy) for energy in energies):
         raise ValueError(f"`reference_energies` (={list(energies)}) must be finite")
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"`scale` (={scale}) must be positive and finite")
+    for name, value in units.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"`{name}` (={value}) must be positive and finite")
