@@ -13,8 +13,8 @@ left, for any bilinear module, so that no speed is quoted without them:
 With one copy of each degree up to $L$, a Clebsch-Gordan product has as many as there are triples, $O(L^3)$; a
 Gaunt product has $3 (L + 1) - 2$.
 
-Axis letters used below: `R` channels, each a term; `I J K` copies of irreps in the product's inputs and output,
-`A B C` copies in the features around it, `P` parameters.
+Axis letters used below: `R` channels, each a term; `I J K` copies of irreps in the product's inputs and
+output, `A B C` copies in the features around it, `P` parameters.
 
 References:
     Y. Xie, A. Daigavane, M. Kotak, T. Smidt, The Price of Freedom: Exploring Expressivity and Runtime
@@ -202,7 +202,7 @@ class _Product(NamedTuple):
         By equivariance the output for one copy each is a multiple of the 3j symbol contracted with both.
         """
         generator = torch.Generator().manual_seed(1)
-        above, below, outputs, fits = 0.0, 0.0, [], []
+        outputs, fits = [], []
         for _ in range(_PROBES):
             x, y = (_one_copy_each(copies, generator) for copies in self.copies[:2])
             out = self.call(
@@ -211,12 +211,12 @@ class _Product(NamedTuple):
                 y[None, :, None].expand(len(x), -1, self.channels, -1).flatten(0, 1),
             )
             out_RIJD = out.reshape(len(x), len(y), self.channels, -1).movedim(2, 0)
-            symbols = self._symbols(x, y)
             outputs.append(out_RIJD)
-            fits.append(symbols)
-            above = above + self._sum_by_copy(out_RIJD * symbols)
-            below = below + self._sum_by_copy(symbols * symbols)
-        strengths = cast("Tensor", above) / torch.where(cast("Tensor", below) > 0, below, 1.0)
+            fits.append(self._symbols(x, y))
+        products = [self._sum_by_copy(out * fit) for out, fit in zip(outputs, fits, strict=True)]
+        above = torch.stack(products).sum(0)
+        below = torch.stack([self._sum_by_copy(fit * fit) for fit in fits]).sum(0)
+        strengths = above / torch.where(below > 0, below, 1.0)
         self._check(strengths.detach(), outputs, fits)
         return strengths
 
@@ -238,8 +238,8 @@ class _Product(NamedTuple):
 
     def _sum_by_copy(self, values: Tensor) -> Tensor:
         """Return sums over the components of each output copy."""
-        sizes = [ir.dim for ir in self.copies[2]]
-        return torch.stack([part.sum(-1) for part in values.split(sizes, dim=-1)], dim=-1)
+        places = [_place(self.copies[2], k) for k in range(len(self.copies[2]))]
+        return torch.stack([values[..., place].sum(-1) for place in places], dim=-1)
 
     def _check(self, strengths: Tensor, outputs: list[Tensor], fits: list[Tensor]) -> None:
         """Raise where the outputs are not what the strengths say."""

@@ -113,14 +113,10 @@ class CompleteTensorProduct(FixedProduct):
         self.register_constant("projection_bracket", projections[1].mT, dtype=dtype, device=device)
         self._pointwise = _across_blocks(((2, 2, 1),), 1 + unnatural1, 1 + unnatural2)
         self._bracket = _across_blocks(BRACKET, 1 + unnatural1, 1 + unnatural2)
-        self.weights1 = self.weights2 = self.weights_out = None
         if degree_weights:
             # Axes: pointwise or bracket, then natural or unnatural.
-            sets = [(2, 1 + unnatural1), (2, 1 + unnatural2), (2, 2 if unnatural1 or unnatural2 else 1)]
-            self.weights1, self.weights2, self.weights_out = (
-                DegreeScaling(lmax, copies=copies, channels=channels, dtype=dtype, device=device)
-                for lmax, copies in zip((lmax1, lmax2, lmax_out), sets, strict=True)
-            )
+            blocks = (1 + unnatural1, 1 + unnatural2, 2 if unnatural1 or unnatural2 else 1)
+            self.learn_degree_weights(*((2, count) for count in blocks), dtype=dtype, device=device)
 
     def forward(self, x: Tensor | Blocks, y: Tensor | Blocks) -> Blocks:
         """Return the natural and the unnatural block of the product.

@@ -120,6 +120,33 @@ class FixedProduct(ConstantModule):
         self.lmax_out = lmax_out
         self.channels = channels
         self.normalization = normalization
+        self.weights1: DegreeScaling | None = None
+        self.weights2: DegreeScaling | None = None
+        self.weights_out: DegreeScaling | None = None
+
+    def learn_degree_weights(
+        self,
+        copies1: tuple[int, ...] = (),
+        copies2: tuple[int, ...] = (),
+        copies_out: tuple[int, ...] = (),
+        *,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+    ) -> None:
+        """Add weights by degree for both inputs and the output.
+
+        Args:
+            copies1: Leading sizes of the first input's weights.
+            copies2: Leading sizes of the second input's weights.
+            copies_out: Leading sizes of the output's weights.
+            dtype: Of the weights; torch's default where None.
+            device: Of the weights.
+        """
+        sizes = ((self.lmax1, copies1), (self.lmax2, copies2), (self.lmax_out, copies_out))
+        self.weights1, self.weights2, self.weights_out = (
+            DegreeScaling(lmax, channels=self.channels, copies=copies, dtype=dtype, device=device)
+            for lmax, copies in sizes
+        )
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""

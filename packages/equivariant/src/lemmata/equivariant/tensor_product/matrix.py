@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lemmata.equivariant.o3 import wigner_3j
-from lemmata.equivariant.tensor_product.degrees import DegreeScaling, FixedProduct, component_scale
+from lemmata.equivariant.tensor_product.degrees import FixedProduct, component_scale
 
 __all__ = ["MatrixTensorProduct"]
 
@@ -96,12 +96,8 @@ class MatrixTensorProduct(FixedProduct):
         self.register_constant("embedding1", first.flatten(1), dtype=dtype, device=device)
         self.register_constant("embedding2", second.flatten(1), dtype=dtype, device=device)
         self.register_constant("projection", out.flatten(1).mT, dtype=dtype, device=device)
-        self.weights1 = self.weights2 = self.weights_out = None
         if degree_weights:
-            self.weights1, self.weights2, self.weights_out = (
-                DegreeScaling(lmax, channels=channels, dtype=dtype, device=device)
-                for lmax in (lmax1, lmax2, lmax_out)
-            )
+            self.learn_degree_weights(dtype=dtype, device=device)
 
     def forward(
         self, x: Float[Tensor, "*batch1 channel1 dim1"], y: Float[Tensor, "*batch2 channel2 dim2"]

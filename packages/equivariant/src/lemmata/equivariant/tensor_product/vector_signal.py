@@ -122,17 +122,13 @@ class VectorSignalTensorProduct(FixedProduct):
                 lambda place: contract_fields(fields[0], fields[1], projection[place], self._terms), lmax_out
             )
             projection = projection * scale[:, None, None]
-        factory = {"dtype": dtype, "device": device}
         # Parts side by side, so that one matmul transforms them all.
         self.register_constant("transform1", fields[0].flatten(1), dtype=dtype, device=device)
         self.register_constant("transform2", fields[1].flatten(1), dtype=dtype, device=device)
         self.register_constant("projection", projection.flatten(1).mT, dtype=dtype, device=device)
-        families, families_out = () if kind == "bracket" else (2,), (2,) if kind == "cross" else ()
-        self.weights1 = self.weights2 = self.weights_out = None
         if degree_weights:
-            self.weights1 = DegreeScaling(lmax1, channels=channels, copies=families, **factory)
-            self.weights2 = DegreeScaling(lmax2, channels=channels, copies=families, **factory)
-            self.weights_out = DegreeScaling(lmax_out, channels=channels, copies=families_out, **factory)
+            families, families_out = () if kind == "bracket" else (2,), (2,) if kind == "cross" else ()
+            self.learn_degree_weights(families, families, families_out, dtype=dtype, device=device)
 
     def forward(
         self, x: Float[Tensor, "*batch1 channel1 dim1"], y: Float[Tensor, "*batch2 channel2 dim2"]
@@ -151,14 +147,16 @@ class VectorSignalTensorProduct(FixedProduct):
         second = self._field(y, self.transform2, self.weights2)
         product = [multiply_fields(first, second, terms) for terms in self._terms]
         if self.kind != "cross":
-            out = product[0] @ self.projection
+            out: Tensor = product[0] @ self.projection
             return out if self.weights_out is None else self.weights_out(out)
         tangential = torch.cat(product[:2], dim=-1)
         if self.weights_out is None:
-            return torch.cat([tangential, product[2]], dim=-1) @ self.projection
+            both: Tensor = torch.cat([tangential, product[2]], dim=-1) @ self.projection
+            return both
         points = product[2].shape[-1]
         families = [tangential @ self.projection[: 2 * points], product[2] @ self.projection[2 * points :]]
-        return self.weights_out(torch.stack(families, dim=-3)).sum(-3)
+        weighted: Tensor = self.weights_out(torch.stack(families, dim=-3))
+        return weighted.sum(-3)
 
     def _field(self, x: Tensor, transform: Tensor, weights: DegreeScaling | None) -> tuple[Tensor, ...]:
         """Return the parts of an input's field on the grid, each `(..., C, G)`."""
