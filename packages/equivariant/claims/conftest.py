@@ -220,7 +220,7 @@ class NBody:
         """Return the E(n)-equivariant graph network."""
         return EGNN(hidden, layers)
 
-    def baseline(self, name: str, *, epochs: int, seed: int, lr: float = 1e-3, augment: bool = False) -> Run:
+    def baseline(self, name: str, *, epochs: int, seed: int, lr: float = 1e-2, augment: bool = False) -> Run:
         """Train the network called `"message passing"` or `"egnn"`, or return its run of this session."""
         key = (name, epochs, seed, lr, augment)
         if key not in self.runs:
@@ -234,7 +234,7 @@ class NBody:
         *,
         epochs: int,
         seed: int,
-        lr: float = 1e-3,
+        lr: float = 1e-2,
         augment: bool = False,
         every: int | None = None,
         prepare: Callable[[nn.Module, Bodies], object] | None = None,
