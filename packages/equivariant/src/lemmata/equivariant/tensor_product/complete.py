@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lemmata.equivariant.tensor_product.degrees import DegreeScaling, FixedProduct, component_scale
+from lemmata.equivariant.tensor_product.degrees import WeightedProduct, component_scale
 from lemmata.equivariant.tensor_product.vector_signal import (
     BRACKET,
     Terms,
@@ -37,7 +37,7 @@ __all__ = ["CompleteTensorProduct"]
 Blocks = tuple[Tensor, Tensor]
 
 
-class CompleteTensorProduct(FixedProduct):
+class CompleteTensorProduct(WeightedProduct):
     r"""Multiplies dense features by all couplings; returns the natural and the unnatural block.
 
     Args:
@@ -52,6 +52,8 @@ class CompleteTensorProduct(FixedProduct):
         normalization: `component` scales gradients by $1 / \sqrt{l(l+1)}$, so that all degrees count alike,
             and gives outputs variance 1 where the inputs' components are independent with variance 1. `none`
             leaves the formulas above.
+        shared_y: Whether the second input has one channel for all of the first one's, as filters on edges
+            have: the module's own weights of y are then the same for all channels.
         dtype: Of weights and constants; torch's default where None.
         device: Of weights and constants.
 
@@ -85,10 +87,24 @@ class CompleteTensorProduct(FixedProduct):
         channels: int | None = None,
         degree_weights: bool = True,
         normalization: Literal["component", "none"] = "component",
+        shared_y: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(lmax1, lmax2, lmax_out, channels, normalization)
+        blocks1, blocks2 = 1 + unnatural1, 1 + unnatural2
+        super().__init__(
+            lmax1,
+            lmax2,
+            lmax_out,
+            # Sets: pointwise or bracket, then natural or unnatural.
+            copies=((2, blocks1), (2, blocks2), (2, max(blocks1, blocks2))),
+            channels=channels,
+            degree_weights=degree_weights,
+            normalization=normalization,
+            shared_y=shared_y,
+            dtype=dtype,
+            device=device,
+        )
         self.unnatural1 = unnatural1
         self.unnatural2 = unnatural2
         degree = lmax1 + lmax2 + lmax_out
@@ -99,7 +115,7 @@ class CompleteTensorProduct(FixedProduct):
         projections = [value, value]
         if component:
             # Independent terms that meet in an output, one from each pair of input blocks.
-            terms = (1 + unnatural1) * (1 + unnatural2)
+            terms = blocks1 * blocks2
             pointwise = component_scale(
                 lambda place: (field1[:, 2] * value[place]) @ field2[:, 2].mT, lmax_out
             )
@@ -111,19 +127,19 @@ class CompleteTensorProduct(FixedProduct):
         self.register_constant("transform2", field2.flatten(1), dtype=dtype, device=device)
         self.register_constant("projection", projections[0].mT, dtype=dtype, device=device)
         self.register_constant("projection_bracket", projections[1].mT, dtype=dtype, device=device)
-        self._pointwise = _across_blocks(((2, 2, 1),), 1 + unnatural1, 1 + unnatural2)
-        self._bracket = _across_blocks(BRACKET, 1 + unnatural1, 1 + unnatural2)
-        if degree_weights:
-            # Axes: pointwise or bracket, then natural or unnatural.
-            blocks = (1 + unnatural1, 1 + unnatural2, 2 if unnatural1 or unnatural2 else 1)
-            self.learn_degree_weights(*((2, count) for count in blocks), dtype=dtype, device=device)
+        self._pointwise = _across_blocks(((2, 2, 1),), blocks1, blocks2)
+        self._bracket = _across_blocks(BRACKET, blocks1, blocks2)
 
-    def forward(self, x: Tensor | Blocks, y: Tensor | Blocks) -> Blocks:
+    def forward(self, x: Tensor | Blocks, y: Tensor | Blocks, weight: Tensor | None = None) -> Blocks:
         """Return the natural and the unnatural block of the product.
 
         Args:
             x: Natural features `(..., C, (lmax1 + 1)**2)`; where `unnatural1`, the natural and the unnatural.
             y: Natural features `(..., C or 1, (lmax2 + 1)**2)`; where `unnatural2`, a pair.
+            weight: Degree weights to use in place of the module's own, `(..., C or 1, weight_numel)`: those
+                of x, of y and of the outputs side by side, each for the pointwise product, then the bracket.
+                Where an input is a pair, within these for the natural block, then the unnatural; for the
+                outputs, for products of blocks of equal parity, then of different parity.
 
         Returns:
             Two tensors, `(..., C, (lmax_out + 1)**2)`.
@@ -131,31 +147,18 @@ class CompleteTensorProduct(FixedProduct):
         Raises:
             TypeError: Where an input is a pair and should not be, or the other way round.
         """
-        first = self._fields(_blocks(x, self.unnatural1, "x"), self.transform1, self.weights1)
-        second = self._fields(_blocks(y, self.unnatural2, "y"), self.transform2, self.weights2)
+        weight1, weight2, weight_out = self.component_weights(weight)
+        first = _fields(_blocks(x, self.unnatural1, "x"), self.transform1, weight1)
+        second = _fields(_blocks(y, self.unnatural2, "y"), self.transform2, weight2)
         pointwise = [multiply_fields(first, second, t) @ self.projection for t in self._pointwise]
         bracket = [multiply_fields(first, second, t) @ self.projection_bracket for t in self._bracket]
-        if self.weights_out is not None:
-            weights = self.weights_out.by_component()
-            pointwise = [out * weights[0, block] for block, out in enumerate(pointwise)]
-            bracket = [out * weights[1, block] for block, out in enumerate(bracket)]
+        if weight_out is not None:
+            # A product of blocks of equal parity is natural, their bracket unnatural.
+            pointwise = [out * weight_out[0, block] for block, out in enumerate(pointwise)]
+            bracket = [out * weight_out[1, block] for block, out in enumerate(bracket)]
         if len(pointwise) == 1:
             return pointwise[0], bracket[0]
-        # The bracket of blocks of equal parity is unnatural, the product natural.
         return pointwise[0] + bracket[1], pointwise[1] + bracket[0]
-
-    def _fields(
-        self, blocks: list[Tensor], transform: Tensor, weights: DegreeScaling | None
-    ) -> tuple[Tensor, ...]:
-        """Return slopes along latitude and longitude and values on the grid, block after block."""
-        if weights is None:
-            return tuple(part for x in blocks for part in (x @ transform).chunk(3, dim=-1))
-        points = transform.shape[-1] // 3
-        slopes, values = transform[:, : 2 * points], transform[:, 2 * points :]
-        parts: list[Tensor] = []
-        for x, pointwise, bracket in zip(blocks, *weights.by_component(), strict=True):
-            parts += [*((x * bracket) @ slopes).chunk(2, dim=-1), (x * pointwise) @ values]
-        return tuple(parts)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
@@ -168,6 +171,18 @@ def _blocks(x: Tensor | Blocks, pair: bool, name: str) -> list[Tensor]:
         expected = "a pair, the natural and the unnatural block" if pair else "one tensor, natural features"
         raise TypeError(f"`{name}` must be {expected}, got {type(x).__name__}")
     return [x] if isinstance(x, Tensor) else list(x)
+
+
+def _fields(blocks: list[Tensor], transform: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
+    """Return slopes along latitude and longitude and values on the grid, block after block."""
+    if weight is None:
+        return tuple(part for x in blocks for part in (x @ transform).chunk(3, dim=-1))
+    points = 2 * (transform.shape[-1] // 3)
+    slopes, values = transform[:, :points], transform[:, points:]
+    parts: list[Tensor] = []
+    for x, pointwise, bracket in zip(blocks, *weight.unbind(0), strict=True):
+        parts += [*((x * bracket) @ slopes).chunk(2, dim=-1), (x * pointwise) @ values]
+    return tuple(parts)
 
 
 def _across_blocks(terms: Terms, blocks1: int, blocks2: int) -> list[Terms]:

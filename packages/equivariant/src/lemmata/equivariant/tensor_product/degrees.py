@@ -6,6 +6,7 @@ left to learn are numbers by degree, before and after: $z = w_3 \cdot T(w_1 \cdo
 Axis letters used below: `C` channels, `N` components `(lmax + 1)**2`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from lemmata.equivariant.constants import ConstantModule
 
-__all__ = ["DegreeScaling", "FixedProduct", "component_scale", "degrees_of_components"]
+__all__ = ["FixedProduct", "WeightedProduct", "component_scale", "degrees_of_components"]
 
 
 def degrees_of_components(lmax: int) -> Tensor:
@@ -30,53 +31,6 @@ def degrees_of_components(lmax: int) -> Tensor:
     """
     degrees = torch.arange(lmax + 1)
     return degrees.repeat_interleave(2 * degrees + 1)
-
-
-class DegreeScaling(nn.Module):
-    """Multiplies each degree of each channel by a number that is learnt; ones at first.
-
-    Args:
-        lmax: The largest degree.
-        channels: How many channels have weights of their own; None for weights that all channels share.
-        copies: Leading sizes: several sets of weights, met by leading axes of the input.
-        dtype: Of the weights; torch's default where None.
-        device: Of the weights.
-
-    Examples:
-        >>> DegreeScaling(2, channels=8)(torch.randn(5, 8, 9)).shape
-        torch.Size([5, 8, 9])
-    """
-
-    degrees: Tensor
-
-    def __init__(
-        self,
-        lmax: int,
-        *,
-        channels: int | None = None,
-        copies: tuple[int, ...] = (),
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(*copies, channels or 1, lmax + 1, dtype=dtype, device=device))
-        self.register_buffer("degrees", degrees_of_components(lmax).to(device), persistent=False)
-
-    def forward(self, x: Float[Tensor, "*batch channel dim"]) -> Float[Tensor, "*batch_out channel_out dim"]:
-        """Return the features, each degree multiplied by its weight.
-
-        Args:
-            x: Dense features of natural or unnatural parity.
-        """
-        return x * self.by_component()
-
-    def by_component(self) -> Float[Tensor, "*copies channel dim"]:
-        """Return the weight of each component."""
-        return self.weight.index_select(-1, self.degrees)
-
-    def extra_repr(self) -> str:
-        """Return what `repr` shows."""
-        return f"weight={tuple(self.weight.shape)}"
 
 
 class FixedProduct(ConstantModule):
@@ -120,37 +74,90 @@ class FixedProduct(ConstantModule):
         self.lmax_out = lmax_out
         self.channels = channels
         self.normalization = normalization
-        self.weights1: DegreeScaling | None = None
-        self.weights2: DegreeScaling | None = None
-        self.weights_out: DegreeScaling | None = None
-
-    def learn_degree_weights(
-        self,
-        copies1: tuple[int, ...] = (),
-        copies2: tuple[int, ...] = (),
-        copies_out: tuple[int, ...] = (),
-        *,
-        dtype: torch.dtype | None,
-        device: torch.device | str | None,
-    ) -> None:
-        """Add weights by degree for both inputs and the output.
-
-        Args:
-            copies1: Leading sizes of the first input's weights.
-            copies2: Leading sizes of the second input's weights.
-            copies_out: Leading sizes of the output's weights.
-            dtype: Of the weights; torch's default where None.
-            device: Of the weights.
-        """
-        sizes = ((self.lmax1, copies1), (self.lmax2, copies2), (self.lmax_out, copies_out))
-        self.weights1, self.weights2, self.weights_out = (
-            DegreeScaling(lmax, channels=self.channels, copies=copies, dtype=dtype, device=device)
-            for lmax, copies in sizes
-        )
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
         return f"lmax1={self.lmax1}, lmax2={self.lmax2}, lmax_out={self.lmax_out}, channels={self.channels}"
+
+
+class WeightedProduct(FixedProduct):
+    """Base of fixed products with several sets of weights by degree, their own or given with the input.
+
+    Args:
+        lmax1: Largest degree of the first input.
+        lmax2: Largest degree of the second input.
+        lmax_out: Largest degree of the output.
+        copies: Sets of weights of the first input, the second and the output, as leading sizes.
+        channels: Channels with weights of their own; None for any number of channels with shared weights.
+        degree_weights: Whether there are weights to learn.
+        normalization: `component` or `none`.
+        shared_y: Whether the second input's own weights are the same for all channels.
+        dtype: Of the weights; torch's default where None.
+        device: Of the weights.
+    """
+
+    weight1: nn.Parameter | None
+    weight2: nn.Parameter | None
+    weight_out: nn.Parameter | None
+    expand1: Tensor
+    expand2: Tensor
+    expand_out: Tensor
+
+    def __init__(
+        self,
+        lmax1: int,
+        lmax2: int,
+        lmax_out: int,
+        *,
+        copies: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+        channels: int | None,
+        degree_weights: bool,
+        normalization: Literal["component", "none"],
+        shared_y: bool,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+    ) -> None:
+        super().__init__(lmax1, lmax2, lmax_out, channels, normalization)
+        self._copies = copies
+        self._lmaxs = (lmax1, lmax2, lmax_out)
+        for name, lmax, sets in zip(("1", "2", "_out"), self._lmaxs, copies, strict=True):
+            rows = 1 if channels is None or (shared_y and name == "2") else channels
+            ones = torch.ones(*sets, rows, lmax + 1, dtype=dtype, device=device)
+            self.register_parameter(f"weight{name}", nn.Parameter(ones) if degree_weights else None)
+            one_hot = nn.functional.one_hot(degrees_of_components(lmax), lmax + 1).mT
+            self.register_constant(f"expand{name}", one_hot.to(torch.float64), dtype=dtype, device=device)
+
+    @property
+    def weight_numel(self) -> int:
+        """How many degree weights a channel has: the last size of `weight` in `forward`."""
+        return sum(math.prod(sets) * (lmax + 1) for sets, lmax in zip(self._copies, self._lmaxs, strict=True))
+
+    def component_weights(self, weight: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the weights of each component, sets first; None for ones.
+
+        Args:
+            weight: Weights to use in place of the module's own, `(..., C or 1, weight_numel)`.
+
+        Raises:
+            ValueError: Where the last size of `weight` is not `weight_numel`.
+        """
+        expand = (self.expand1, self.expand2, self.expand_out)
+        given: list[Tensor | None] = [self.weight1, self.weight2, self.weight_out]
+        if weight is not None:
+            if weight.shape[-1] != self.weight_numel:
+                raise ValueError(
+                    f"`weight`: expected last dimension {self.weight_numel}, got shape {tuple(weight.shape)}"
+                )
+            sizes = [math.prod(s) * (lmax + 1) for s, lmax in zip(self._copies, self._lmaxs, strict=True)]
+            given = [
+                part.reshape(*part.shape[:-1], *sets, -1).movedim(
+                    tuple(range(-1 - len(sets), -1)), tuple(range(len(sets)))
+                )
+                for part, sets in zip(torch.split(weight, sizes, dim=-1), self._copies, strict=True)
+            ]
+        # A product with zeros and ones: quicker than indexing, forwards and backwards.
+        first, second, out = (None if w is None else w @ e for w, e in zip(given, expand, strict=True))
+        return first, second, out
 
 
 def component_scale(

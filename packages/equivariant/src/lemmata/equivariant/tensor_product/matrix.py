@@ -24,12 +24,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lemmata.equivariant.o3 import wigner_3j
-from lemmata.equivariant.tensor_product.degrees import FixedProduct, component_scale
+from lemmata.equivariant.tensor_product.degrees import WeightedProduct, component_scale
 
 __all__ = ["MatrixTensorProduct"]
 
 
-class MatrixTensorProduct(FixedProduct):
+class MatrixTensorProduct(WeightedProduct):
     r"""Multiplies dense features as matrices: all couplings, natural and unnatural, in one block.
 
     Commutator and anticommutator have different parities, so the one block that `forward` returns is
@@ -47,6 +47,8 @@ class MatrixTensorProduct(FixedProduct):
         degree_weights: Whether numbers by degree are learnt, before and after, ones at first.
         normalization: `component` gives outputs variance 1 where the inputs' components are independent with
             variance 1; `none` leaves the formula above.
+        shared_y: Whether the second input has one channel for all of the first one's, as filters on edges
+            have: the module's own weights of y are then the same for all channels.
         dtype: Of weights and constants; torch's default where None.
         device: Of weights and constants.
 
@@ -73,10 +75,22 @@ class MatrixTensorProduct(FixedProduct):
         channels: int | None = None,
         degree_weights: bool = False,
         normalization: Literal["component", "none"] = "component",
+        shared_y: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(lmax1, lmax2, lmax_out, channels, normalization)
+        super().__init__(
+            lmax1,
+            lmax2,
+            lmax_out,
+            copies=((), (), ()),
+            channels=channels,
+            degree_weights=degree_weights,
+            normalization=normalization,
+            shared_y=shared_y,
+            dtype=dtype,
+            device=device,
+        )
         largest = max(lmax1, lmax2, lmax_out)
         self.k = math.ceil((lmax1 + lmax2) / 2) if k is None else k
         if 2 * self.k < largest:
@@ -96,54 +110,61 @@ class MatrixTensorProduct(FixedProduct):
         self.register_constant("embedding1", first.flatten(1), dtype=dtype, device=device)
         self.register_constant("embedding2", second.flatten(1), dtype=dtype, device=device)
         self.register_constant("projection", out.flatten(1).mT, dtype=dtype, device=device)
-        if degree_weights:
-            self.learn_degree_weights(dtype=dtype, device=device)
 
     def forward(
-        self, x: Float[Tensor, "*batch1 channel1 dim1"], y: Float[Tensor, "*batch2 channel2 dim2"]
+        self,
+        x: Float[Tensor, "*#batch channel dim1"],
+        y: Float[Tensor, "*#batch #channel dim2"],
+        weight: Tensor | None = None,
     ) -> Float[Tensor, "*batch channel dim"]:
         """Return the product, even and odd sums in one block.
 
         Args:
             x: Dense features, `(..., C, (lmax1 + 1)**2)`.
             y: Dense features, `(..., C or 1, (lmax2 + 1)**2)`.
+            weight: Degree weights to use in place of the module's own, `(..., C or 1, weight_numel)`: those
+                of x, of y and of the output side by side.
 
         Returns:
             Dense features, `(..., C, (lmax_out + 1)**2)`.
         """
-        first, second = self._embed(x, y)
-        return self._read(first @ second)
+        weight1, weight2, weight_out = self.component_weights(weight)
+        first = self._embed(x, self.embedding1, weight1)
+        second = self._embed(y, self.embedding2, weight2)
+        return self._read(first @ second, weight_out)
 
     def by_parity(
-        self, x: Float[Tensor, "*batch1 channel1 dim1"], y: Float[Tensor, "*batch2 channel2 dim2"]
+        self,
+        x: Float[Tensor, "*#batch channel dim1"],
+        y: Float[Tensor, "*#batch #channel dim2"],
+        weight: Tensor | None = None,
     ) -> tuple[Float[Tensor, "*batch channel dim"], Float[Tensor, "*batch channel dim"]]:
         """Return the natural block, even sums, and the unnatural block, odd sums; their sum is `forward`.
 
         Args:
             x: Dense features of natural parity, `(..., C, (lmax1 + 1)**2)`.
             y: Dense features of natural parity, `(..., C or 1, (lmax2 + 1)**2)`.
+            weight: As `forward`.
 
         Returns:
             Two tensors of dense features, `(..., C, (lmax_out + 1)**2)`.
         """
-        first, second = self._embed(x, y)
+        weight1, weight2, weight_out = self.component_weights(weight)
+        first = self._embed(x, self.embedding1, weight1)
+        second = self._embed(y, self.embedding2, weight2)
         left, right = first @ second, second @ first
-        return self._read((left + right) / 2), self._read((left - right) / 2)
+        return self._read((left + right) / 2, weight_out), self._read((left - right) / 2, weight_out)
 
-    def _embed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the matrices of both inputs, `(..., C, K, K)`."""
-        if self.weights1 is not None and self.weights2 is not None:
-            x, y = self.weights1(x), self.weights2(y)
+    def _embed(self, x: Tensor, embedding: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the matrices of an input, `(..., C, K, K)`."""
+        matrix = (x if weight is None else x * weight) @ embedding
         side = 2 * self.k + 1
-        return (
-            (x @ self.embedding1).reshape(*x.shape[:-1], side, side),
-            (y @ self.embedding2).reshape(*y.shape[:-1], side, side),
-        )
+        return matrix.reshape(*matrix.shape[:-1], side, side)
 
-    def _read(self, matrix: Tensor) -> Tensor:
+    def _read(self, matrix: Tensor, weight: Tensor | None) -> Tensor:
         """Return the degrees that matrices hold."""
         out: Tensor = matrix.flatten(-2) @ self.projection
-        return out if self.weights_out is None else self.weights_out(out)
+        return out if weight is None else out * weight
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""

@@ -32,8 +32,7 @@ from torch import Tensor
 
 from lemmata.equivariant.s2 import S2Grid
 from lemmata.equivariant.tensor_product.degrees import (
-    DegreeScaling,
-    FixedProduct,
+    WeightedProduct,
     component_scale,
     degrees_of_components,
 )
@@ -58,7 +57,7 @@ PRODUCTS: dict[str, tuple[Terms, ...]] = {
 }
 
 
-class VectorSignalTensorProduct(FixedProduct):
+class VectorSignalTensorProduct(WeightedProduct):
     r"""Multiplies two functions on the sphere by way of vector fields, in $O(L^4)$ by dense transforms.
 
     Inputs are dense features of natural parity, $(-1)^l$ in degree $l$. `bracket` and `cross` return the
@@ -76,6 +75,8 @@ class VectorSignalTensorProduct(FixedProduct):
         normalization: `component` scales gradients by $1 / \sqrt{l(l+1)}$ in every kind, so that all degrees
             count alike, and gives outputs variance 1 where the inputs' components are independent with
             variance 1. `none` leaves the formulas above.
+        shared_y: Whether the second input has one channel for all of the first one's, as filters on edges
+            have: the module's own weights of y are then the same for all channels.
         dtype: Of weights and constants; torch's default where None.
         device: Of weights and constants.
 
@@ -103,12 +104,26 @@ class VectorSignalTensorProduct(FixedProduct):
         channels: int | None = None,
         degree_weights: bool = False,
         normalization: Literal["component", "none"] = "component",
+        shared_y: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(lmax1, lmax2, lmax_out, channels, normalization)
         if kind not in PRODUCTS:
             raise ValueError(f"`kind` (={kind!r}) must be one of {', '.join(PRODUCTS)}")
+        # The tangential and the radial part of a field have weights of their own.
+        families = () if kind == "bracket" else (2,)
+        super().__init__(
+            lmax1,
+            lmax2,
+            lmax_out,
+            copies=(families, families, families if kind == "cross" else ()),
+            channels=channels,
+            degree_weights=degree_weights,
+            normalization=normalization,
+            shared_y=shared_y,
+            dtype=dtype,
+            device=device,
+        )
         self.kind = kind
         self._terms = PRODUCTS[kind]
         unit = kind != "bracket" or normalization == "component"
@@ -126,51 +141,49 @@ class VectorSignalTensorProduct(FixedProduct):
         self.register_constant("transform1", fields[0].flatten(1), dtype=dtype, device=device)
         self.register_constant("transform2", fields[1].flatten(1), dtype=dtype, device=device)
         self.register_constant("projection", projection.flatten(1).mT, dtype=dtype, device=device)
-        if degree_weights:
-            families, families_out = () if kind == "bracket" else (2,), (2,) if kind == "cross" else ()
-            self.learn_degree_weights(families, families, families_out, dtype=dtype, device=device)
 
     def forward(
-        self, x: Float[Tensor, "*batch1 channel1 dim1"], y: Float[Tensor, "*batch2 channel2 dim2"]
+        self,
+        x: Float[Tensor, "*#batch channel dim1"],
+        y: Float[Tensor, "*#batch #channel dim2"],
+        weight: Tensor | None = None,
     ) -> Float[Tensor, "*batch channel dim"]:
         """Return the product.
 
         Args:
             x: Dense features, `(..., C, (lmax1 + 1)**2)`.
             y: Dense features, `(..., C or 1, (lmax2 + 1)**2)`.
+            weight: Degree weights to use in place of the module's own, `(..., C or 1, weight_numel)`: those
+                of x, of y and of the output side by side, tangential before radial where there are both.
 
         Returns:
             Dense features, `(..., C, (lmax_out + 1)**2)`, of the other parity where the kind is `bracket` or
             `cross`.
         """
-        first = self._field(x, self.transform1, self.weights1)
-        second = self._field(y, self.transform2, self.weights2)
-        product = [multiply_fields(first, second, terms) for terms in self._terms]
+        weight1, weight2, weight_out = self.component_weights(weight)
+        first = self._field(x, self.transform1, weight1)
+        second = self._field(y, self.transform2, weight2)
+        parts = [multiply_fields(first, second, terms) for terms in self._terms]
         if self.kind != "cross":
-            out: Tensor = product[0] @ self.projection
-            return out if self.weights_out is None else self.weights_out(out)
-        tangential = torch.cat(product[:2], dim=-1)
-        if self.weights_out is None:
-            both: Tensor = torch.cat([tangential, product[2]], dim=-1) @ self.projection
+            out: Tensor = parts[0] @ self.projection
+            return out if weight_out is None else out * weight_out
+        tangential = torch.cat(parts[:2], dim=-1)
+        if weight_out is None:
+            both: Tensor = torch.cat([tangential, parts[2]], dim=-1) @ self.projection
             return both
-        points = product[2].shape[-1]
-        families = [tangential @ self.projection[: 2 * points], product[2] @ self.projection[2 * points :]]
-        weighted: Tensor = self.weights_out(torch.stack(families, dim=-3))
-        return weighted.sum(-3)
+        points = 2 * parts[2].shape[-1]
+        weighted: Tensor = (tangential @ self.projection[:points]) * weight_out[0]
+        return weighted + (parts[2] @ self.projection[points:]) * weight_out[1]
 
-    def _field(self, x: Tensor, transform: Tensor, weights: DegreeScaling | None) -> tuple[Tensor, ...]:
+    def _field(self, x: Tensor, transform: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
         """Return the parts of an input's field on the grid, each `(..., C, G)`."""
         if self.kind == "bracket":
-            weighted = x if weights is None else weights(x)
-            return (weighted @ transform).chunk(2, dim=-1)
-        if weights is None:
+            return ((x if weight is None else x * weight) @ transform).chunk(2, dim=-1)
+        if weight is None:
             return (x @ transform).chunk(3, dim=-1)
-        tangential, radial = weights(x.unsqueeze(-3)).unbind(-3)
-        points = transform.shape[-1] // 3
-        return (
-            *(tangential @ transform[:, : 2 * points]).chunk(2, dim=-1),
-            radial @ transform[:, 2 * points :],
-        )
+        points = 2 * (transform.shape[-1] // 3)
+        tangential = (x * weight[0]) @ transform[:, :points]
+        return (*tangential.chunk(2, dim=-1), (x * weight[1]) @ transform[:, points:])
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
