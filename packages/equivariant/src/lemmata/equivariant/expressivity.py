@@ -109,7 +109,7 @@ def interactability(tp: nn.Module, *, tol: float = 1e-9) -> Bool[Tensor, "degree
     """
     product = _Product.of(tp, None)
     generator = torch.Generator().manual_seed(0)
-    strengths = _by_degrees(product, product.strengths(product.draw(generator)))
+    strengths = _by_degrees(product, product.strengths(product.draw(generator)).detach())
     return strengths.abs() > tol * strengths.abs().max()
 
 
@@ -136,7 +136,7 @@ def coupling_strengths(tp: nn.Module) -> Float[Tensor, "degree1 degree2 degree_o
     """
     product = _Product.of(tp, None)
     parameters = {name: value.detach() for name, value in product.module.named_parameters()}
-    return _by_degrees(product, product.strengths(parameters)).detach()
+    return _by_degrees(product, product.strengths(parameters).detach())
 
 
 class _Product(NamedTuple):
@@ -249,7 +249,8 @@ class _Product(NamedTuple):
         error = max(
             (o.detach() - expanded * f).abs().max().item() for o, f in zip(outputs, fits, strict=True)
         )
-        if not error <= 1e-8 * largest:
+        # Modules that keep their coefficients in float32 alone pass.
+        if not error <= 1e-5 * largest:
             raise ValueError(
                 f"`tp` ({type(self.module).__name__}) is not an equivariant bilinear map: products of random"
                 f" vectors differ by {error:.1e} from multiples of 3j symbols (largest output {largest:.1e})"
