@@ -78,13 +78,14 @@ def unit_vectors(x: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         tensor([[0.0000, 0.6000, 0.8000],
                 [0.0000, 0.0000, 0.0000]])
     """
+    # Components in front: the harmonics want them there, and reductions are cheap.
+    components = x.movedim(-1, 0).contiguous()
     # Scaling by the largest entry first keeps squares of tiny and huge vectors within range.
-    largest = x.detach().abs().amax(-1, keepdim=True)
+    largest = components.detach().abs().amax(0)
     nonzero = largest > 0
-    scaled = x / torch.where(nonzero, largest, 1.0)
-    length2 = (scaled * scaled).sum(-1, keepdim=True)
-    safe = torch.where(nonzero, length2, 1.0)
-    return torch.where(nonzero, scaled * safe.rsqrt(), 0.0)
+    scaled = components / torch.where(nonzero, largest, 1.0)
+    length2 = torch.where(nonzero, (scaled * scaled).sum(0), 1.0)
+    return (scaled * torch.where(nonzero, length2.rsqrt(), 0.0)).movedim(0, -1)
 
 
 def _degrees(l: int | Sequence[int] | Irreps) -> list[int]:
