@@ -19,7 +19,7 @@ def compare(
     """Compare potentials on the same labels: errors, size, speed, and their disagreement.
 
     Args:
-        source: A folder that prepare wrote, or a labelled extended-XYZ file.
+        source: A folder that prepare wrote, a labelled extended-XYZ file, or a published set.
         checkpoints: Checkpoints, runs' folders, or files that export wrote; two or more.
         out: Folder to write: comparison.csv and comparison.md; nothing is written where not given.
         part: Which part of a prepared folder: train, validation or test.

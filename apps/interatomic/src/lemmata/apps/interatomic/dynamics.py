@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ase import units
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from lemmata.apps.interatomic.stability import STRETCH, Bonds
@@ -131,7 +131,7 @@ class _Run:
 
     def start(self, temperature: float) -> None:
         """Draw velocities, at rest as a whole and, without periods, not turning; take the first sample."""
-        MaxwellBoltzmannDistribution(self.atoms, temperature_K=temperature, rng=self.rng)
+        thermalize_momenta(self.atoms, temperature, rng=self.rng)
         Stationary(self.atoms)
         if not self.atoms.pbc.any():
             ZeroRotation(self.atoms)
@@ -205,5 +205,6 @@ def _integrator(
     """Return ASE's integrator of an ensemble."""
     if ensemble == "nve":
         return VelocityVerlet(atoms, timestep * units.fs)
-    options: dict[str, Any] = {"temperature_K": temperature, "friction": friction / units.fs, "rng": rng}
-    return Langevin(atoms, timestep * units.fs, **options)
+    # Keeping the centre of mass at rest would change the ensemble; nothing here minds where it wanders.
+    options: dict[str, Any] = {"temperature_K": temperature, "friction": friction / units.fs, "fixcm": False}
+    return Langevin(atoms, timestep * units.fs, rng=rng, **options)

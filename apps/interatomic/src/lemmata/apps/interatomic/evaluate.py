@@ -28,7 +28,7 @@ def evaluate(
 
     Args:
         checkpoint: A checkpoint, a run's folder, or a file that export wrote.
-        source: A folder that prepare wrote, or a labelled extended-XYZ file.
+        source: A folder that prepare wrote, a labelled extended-XYZ file, or a published set.
         out: Folder to write: errors.csv, errors.md, plots; nothing is written where not given.
         part: Which part of a prepared folder: train, validation or test.
         batch_size: Frames at once.

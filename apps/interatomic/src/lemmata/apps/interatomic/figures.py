@@ -63,23 +63,26 @@ def draw_parity(name: str, quantity: str, reference: Numbers, predicted: Numbers
     return Drawing(name, figure, {"reference": x.tolist(), "predicted": y.tolist()})
 
 
-def draw_learning(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str) -> Drawing:
-    """Draw how errors fell while training.
+def draw_learning(
+    name: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str
+) -> Drawing:
+    """Draw how losses or errors fell while training.
 
     Args:
-        curves: Epochs and values by name.
+        name: File name without suffix.
+        curves: Steps and values by name.
         ylabel: What the values are.
     """
     with style():
         figure, axes = new_figure()
-        for name, (epochs, values) in curves.items():
-            axes[0, 0].plot(epochs, values, label=name)
-        axes[0, 0].set(xlabel="epoch", ylabel=ylabel, yscale="log", title="Training")
+        for label, (steps, values) in curves.items():
+            axes[0, 0].plot(steps, values, label=label)
+        axes[0, 0].set(xlabel="step", ylabel=ylabel, yscale="log", title="Training")
         axes[0, 0].legend()
     data: dict[str, Sequence[Any]] = {}
-    for name, (epochs, values) in curves.items():
-        data |= {f"{name}: epoch": list(epochs), name: list(values)}
-    return Drawing("training", figure, data)
+    for label, (steps, values) in curves.items():
+        data |= {f"{label}: step": list(steps), label: list(values)}
+    return Drawing(name, figure, data)
 
 
 def draw_dynamics(samples: Samples) -> Drawing:

@@ -6,6 +6,7 @@ from pathlib import Path
 import ase
 
 from lemmata.apps.interatomic.frames import is_isolated_atom, read_frames
+from lemmata.apps.interatomic.sources import locate
 
 __all__ = ["PARTS", "labelled_frames"]
 
@@ -18,7 +19,7 @@ def labelled_frames(source: Path | str, part: str = "test") -> list[ase.Atoms]:
     """Return the frames of a part of a prepared folder, or of a labelled file, without isolated atoms.
 
     Args:
-        source: A folder that prepare wrote, or an extended-XYZ file.
+        source: A folder that prepare wrote, an extended-XYZ file, or a published set.
         part: Which part of a folder: train, validation or test.
 
     Raises:
@@ -27,12 +28,10 @@ def labelled_frames(source: Path | str, part: str = "test") -> list[ase.Atoms]:
     """
     if part not in PARTS:
         raise ValueError(f"`part` (={part!r}) must be one of {', '.join(PARTS)}")
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{source} does not exist")
-    file = path / f"{part}.xyz" if path.is_dir() else path
+    found = locate(source)
+    file = found.frames / f"{part}.xyz" if found.prepared else found.frames
     if not file.is_file():
-        raise FileNotFoundError(f"{path} has no {part}.xyz; expected a folder that prepare wrote")
+        raise FileNotFoundError(f"{source} has no {part}.xyz; expected a folder that prepare wrote")
     frames, report = read_frames(file, require=())
     for reason, count in report.reasons.items():
         logger.warning("%s: left out %d frames: %s", file, count, reason)

@@ -112,6 +112,8 @@ def dihedral_path(start: "ase.Atoms", dihedral: Sequence[int], points: int) -> "
 
     a, b, c, d = _four(dihedral, len(start))
     pairs = Bonds.of(start).pairs
+    if {b, c} not in map(set, pairs.tolist()):
+        raise ValueError(f"`dihedral` (={[a, b, c, d]}): atoms {b} and {c} are not bonded")
     kept = pairs[~np.isin(pairs, [b, c]).all(axis=1)]
     graph = coo_array((np.ones(len(kept)), kept.T), shape=(len(start), len(start)))
     turned = breadth_first_order(graph.tocsr(), c, directed=False, return_predecessors=False)
@@ -155,7 +157,7 @@ def straight_path(
     if not start.pbc.any():
         minimize_rotation_and_translation(start, end)
     path = [start.copy(), *(start.copy() for _ in range(points - 2)), end.copy()]
-    band = NEB(path, climb=calculator is not None, allow_shared_calculator=True)
+    band = NEB(path, method="improvedtangent", climb=calculator is not None, allow_shared_calculator=True)
     band.interpolate(method="idpp")
     if calculator is not None:
         for atoms in path:
