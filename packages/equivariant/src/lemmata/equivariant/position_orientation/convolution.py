@@ -23,58 +23,66 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch_geometric.nn import MessagePassing
+
+from lemmata.equivariant.position_orientation.kernel_sum import kernel_sum
 
 __all__ = ["ConvNextBlock", "FiberBundleConv", "PointCloudConv"]
 
 
 class KernelConv(MessagePassing):  # type: ignore[misc] # torch-geometric's class has no types here
-    """Sum over neighbours of features times a kernel for each channel, edges in chunks.
+    """Sum over neighbours of features times a kernel for each channel.
 
     Args:
-        edge_chunk: Edges worked off at once; all where None.
-        recompute: Keep no kernel for the backward pass, which evaluates them again chunk by chunk.
+        edge_chunk: Edges worked off at once; chosen to fit a cache where None.
 
     Raises:
         ValueError: Where `edge_chunk` is below 1.
     """
 
+    kernel: nn.Linear
     calibrated: Tensor
 
-    def __init__(self, edge_chunk: int | None = None, *, recompute: bool = False) -> None:
+    def __init__(self, edge_chunk: int | None = None, *, device: torch.device | str | None = None) -> None:
         super().__init__(aggr="add", node_dim=0)
         if edge_chunk is not None and edge_chunk < 1:
             raise ValueError(f"`edge_chunk` (={edge_chunk}) must be at least 1")
         self.edge_chunk = edge_chunk
-        self.recompute = recompute
-        self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool, device=device))
 
     def gather(self, x: Tensor, edge_index: Tensor, basis: Tensor) -> Tensor:
-        """Return the sums over neighbours, chunk by chunk."""
-        edges = edge_index.shape[1]
-        size = max(1, edges if self.edge_chunk is None else self.edge_chunk)
-        total = self._sum_chunk(x, edge_index[:, :size], basis[:size])
-        for start in range(size, edges, size):
-            chunk = slice(start, start + size)
-            total = total + self._sum_chunk(x, edge_index[:, chunk], basis[chunk])
-        return total
+        """Return the sums over neighbours.
 
-    def _sum_chunk(self, x: Tensor, edge_index: Tensor, basis: Tensor) -> Tensor:
-        """Return the sums over some edges."""
-        if not (self.recompute and torch.is_grad_enabled()):
-            return self._propagate(x, edge_index, basis)
-        found: Tensor = checkpoint(self._propagate, x, edge_index, basis, use_reentrant=False)
-        return found
-
-    def _propagate(self, x: Tensor, edge_index: Tensor, basis: Tensor) -> Tensor:
-        """Pass messages along edges."""
-        found: Tensor = self.propagate(edge_index, x=x, basis=basis, size=(len(x), len(x)))
-        return found
+        Args:
+            x: Features.
+            edge_index: Senders and receivers.
+            basis: Of the kernels.
+        """
+        # A compiler fuses messages itself, and explainers want to see them.
+        if self.explain or torch.compiler.is_compiling():
+            found: Tensor = self.propagate(edge_index, x=x, basis=basis, size=(len(x), len(x)))
+            return found
+        return self.message_and_aggregate(edge_index, x, basis)
 
     def message(self, x_j: Tensor, basis: Tensor) -> Tensor:
-        """Return the senders' features times their kernels."""
-        raise NotImplementedError
+        """Return the senders' features times their kernels.
+
+        Args:
+            x_j: Of the senders.
+            basis: Of the kernels.
+        """
+        kernel: Tensor = self.kernel(basis)
+        return x_j * kernel
+
+    def message_and_aggregate(self, edge_index: Tensor, x: Tensor, basis: Tensor) -> Tensor:
+        """Return the sums of the messages, which are not kept.
+
+        Args:
+            edge_index: Senders and receivers.
+            x: Features.
+            basis: Of the kernels.
+        """
+        return kernel_sum(x, basis, self.kernel.weight, edge_index, chunk=self.edge_chunk)
 
     def _rescale(self, weight: Tensor, before: Tensor, after: Tensor) -> None:
         """Scale a kernel so that its output is spread as its input; leave it where either is constant."""
@@ -94,8 +102,7 @@ class FiberBundleConv(KernelConv):
         basis_dim: Functions in each basis.
         depthwise: A kernel for each channel. Else the step over orientations also mixes channels.
         separable: Two steps.
-        edge_chunk: Edges worked off at once; all where None.
-        recompute: Evaluate kernels again in the backward pass instead of keeping them.
+        edge_chunk: Edges worked off at once; chosen to fit a cache where None.
         dtype: Of the weights.
         device: Of the weights.
 
@@ -119,11 +126,10 @@ class FiberBundleConv(KernelConv):
         separable: bool = True,
         *,
         edge_chunk: int | None = None,
-        recompute: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(edge_chunk, recompute=recompute)
+        super().__init__(edge_chunk, device=device)
         _check_sizes(channels_in=channels_in, channels_out=channels_out, basis_dim=basis_dim)
         if depthwise and channels_in != channels_out:
             raise ValueError(
@@ -140,7 +146,6 @@ class FiberBundleConv(KernelConv):
         if separable:
             fiber_channels = channels_out if depthwise else channels_in * channels_out
             self.fiber_kernel = nn.Linear(basis_dim, fiber_channels, **options)
-        self.calibrated = self.calibrated.to(device=device)
 
     def forward(
         self,
@@ -161,11 +166,29 @@ class FiberBundleConv(KernelConv):
         gathered = self.gather(x, edge_index, basis)
         return gathered if fiber_basis is None else self._over_orientations(gathered, fiber_basis)
 
-    def message(self, x_j: Tensor, basis: Tensor) -> Tensor:
-        """Return the senders' features times their kernels."""
-        kernel: Tensor = self.kernel(basis)
+    def gather(self, x: Tensor, edge_index: Tensor, basis: Tensor) -> Tensor:
+        """Return the sums over neighbours.
+
+        Args:
+            x: Features.
+            edge_index: Senders and receivers.
+            basis: Of the kernels.
+        """
         if self.separable:
-            return x_j * kernel
+            return super().gather(x, edge_index, basis)
+        found: Tensor = self.propagate(edge_index, x=x, basis=basis, size=(len(x), len(x)))
+        return found
+
+    def message(self, x_j: Tensor, basis: Tensor) -> Tensor:
+        """Return the senders' features times their kernels.
+
+        Args:
+            x_j: Of the senders.
+            basis: Of the kernels.
+        """
+        if self.separable:
+            return super().message(x_j, basis)
+        kernel: Tensor = self.kernel(basis)
         return torch.einsum("eopc,epc->eoc", kernel, x_j) / x_j.shape[1]
 
     def _over_orientations(self, x: Tensor, fiber_basis: Tensor) -> Tensor:
@@ -212,8 +235,7 @@ class PointCloudConv(KernelConv):
     Args:
         channels: Of the features; each has a kernel.
         basis_dim: Functions in the basis.
-        edge_chunk: Edges worked off at once; all where None.
-        recompute: Evaluate kernels again in the backward pass instead of keeping them.
+        edge_chunk: Edges worked off at once; chosen to fit a cache where None.
         dtype: Of the weights.
         device: Of the weights.
 
@@ -232,15 +254,13 @@ class PointCloudConv(KernelConv):
         basis_dim: int,
         *,
         edge_chunk: int | None = None,
-        recompute: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(edge_chunk, recompute=recompute)
+        super().__init__(edge_chunk, device=device)
         _check_sizes(channels=channels, basis_dim=basis_dim)
         self.channels = channels
         self.kernel = nn.Linear(basis_dim, channels, bias=False, dtype=dtype, device=device)
-        self.calibrated = self.calibrated.to(device=device)
 
     def forward(
         self, x: Float[Tensor, "N C"], edge_index: Int[Tensor, "2 E"], basis: Float[Tensor, "E B"]
@@ -253,11 +273,6 @@ class PointCloudConv(KernelConv):
             basis: Functions of the attributes of each pair.
         """
         return self.gather(x, edge_index, basis)
-
-    def message(self, x_j: Tensor, basis: Tensor) -> Tensor:
-        """Return the senders' features times their kernels."""
-        kernel: Tensor = self.kernel(basis)
-        return x_j * kernel
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, edge_index: Tensor, basis: Tensor) -> None:

@@ -73,9 +73,10 @@ class PositionOrientationNet(nn.Module):
             `dihedral` where `n_orientations` is a multiple of 4.
         widening: Of the blocks' perceptrons.
         layer_scale: Of the blocks; 1e-6 for deep networks and long runs.
-        edge_chunk: Edges worked off at once, to bound memory; all where None.
-        recompute: Keep bases and features, but neither kernels nor what leads to the bases for the backward
-            pass, which evaluates them again.
+        edge_chunk: Edges worked off at once, to bound memory; where None, as many as fit a cache, and all at
+            once for the basis.
+        recompute: Do not keep what leads to the kernels' basis for the backward pass, which evaluates it
+            again. Kernels are never kept.
         dtype: Of the weights.
         device: Of the weights.
 
@@ -148,9 +149,7 @@ class PositionOrientationNet(nn.Module):
         self.blocks = nn.ModuleList(
             ConvNextBlock(
                 hidden,
-                FiberBundleConv(
-                    hidden, hidden, basis_dim, edge_chunk=edge_chunk, recompute=recompute, **options
-                ),
+                FiberBundleConv(hidden, hidden, basis_dim, edge_chunk=edge_chunk, **options),
                 widening,
                 layer_scale,
                 **options,
