@@ -1,34 +1,34 @@
-r"""Channelwise products of features and filters along edges, block by block of edges, in the cache.
+r"""Products channel by channel, a weight for each path and channel, block by block of samples in the cache.
 
 Message passing multiplies the features of an edge's source $x$ (`C` channels) with a filter $y$ (one channel,
 usually spherical harmonics of the edge's vector) along every path $p$, each with a weight of its own for each
-edge and channel:
+edge and channel; products of two features do the same with as many channels in $y$:
 
-$$m_{p k c} = w_{p c} \sum_{i j} \kappa^p_{i j k}\, x_{i c}\, y_j .$$
+$$m_{p k c} = w_{p c} \sum_{i j} \kappa^p_{i j k}\, x_{i c}\, y_{j c} .$$
 
-The filter is contracted with the couplings first, to one small matrix $T_{(pk) i}$ for each edge, which then
-multiplies the features of all channels. What comes out is ten times larger than what went in, so that time
-goes to memory rather than arithmetic: blocks of edges are therefore taken through all steps while they are in
-the cache, gradients and their gradients likewise, and nothing of the size of the messages is kept for them.
-Messages can be summed over the edges of each target on the way, and then are never stored at all.
+What comes out, and what lies between, is many times larger than what goes in, so that time goes to memory
+rather than to arithmetic. Blocks of samples are therefore taken through all steps while they are in the cache.
+Gradients and their gradients are taken in the same way, from inputs alone, so that nothing of the size of the
+products is kept for them; derivatives beyond the second go through plain operations. Messages can be summed
+over the edges of each target on the way, and are then never stored at all.
 
-Axis letters used below: `Z` edges, `N` nodes, `I` components of the features, `J` of the filter, `Q` rows of
-the messages, `P` paths, `C` channels.
+Axis letters used below: `Z` samples or edges, `N` nodes, `I` and `J` components of the inputs, `M` rows (the
+components of all paths), `K` components of the output, `P` paths, `C` channels.
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Run", "Runs", "channelwise_product", "channelwise_reference"]
+__all__ = ["BLOCK_ELEMENTS", "Bilinear", "Run", "channelwise_product", "channelwise_reference"]
 
 BLOCK_ELEMENTS = 1 << 18
-"""Messages of about this many elements (1 MiB in float32) are in work at once on a CPU."""
+"""About this many numbers are in work at once on a CPU: 1 MiB of float32."""
 
 
 @dataclass(frozen=True)
@@ -46,96 +46,85 @@ class Run:
     dim: int
 
 
-Runs = tuple[Run, ...]
+class Bilinear(ABC):
+    """The products along all paths, and the transposes of that map in either input.
+
+    `x` has shape `(Z, I, C)`, `y` shape `(Z, J, C)` or `(Z, J, 1)`, rows have shape `(Z, M, C)`.
+    """
+
+    @abstractmethod
+    def rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products."""
+
+    @abstractmethod
+    def to_first(self, rows: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient in the first input."""
+
+    @abstractmethod
+    def to_second(self, rows: Tensor, x: Tensor, channels: int) -> Tensor:
+        """Return the gradient in the second input, which has as many channels as told."""
+
+    @abstractmethod
+    def differentiable_rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products by operations that record gradients."""
+
+    @abstractmethod
+    def block(self, channels: int) -> int:
+        """Return how many samples fit the cache."""
 
 
 def channelwise_product(
-    x: Float[Tensor, "n i channel"],
-    y: Float[Tensor, "edge j"],
-    weight: Float[Tensor, "edge_or_1 path channel"],
-    coupling: Float[Tensor, "j qi"],
-    runs: Runs,
-    source: Int[Tensor, " edge"] | None = None,
-    target: Int[Tensor, " edge"] | None = None,
-    size: int | None = None,
-) -> Float[Tensor, "m k channel"]:
-    """Return the messages of edges, or their sums over the edges of each target.
-
-    Args:
-        x: Features of the edges, or of the nodes where `source` is given.
-        y: Filters of the edges.
-        weight: Of the edges, or one for all.
-        coupling: Couplings, of shape `(J, Q * I)`; row `q` runs over entries, then paths, then components.
-        runs: What the rows of the messages are.
-        source: The node whose features each edge takes.
-        target: The node to which each edge's message is added.
-        size: Number of targets.
-
-    Returns:
-        A row for each edge, or for each target where `target` is given.
-    """
-    if torch.compiler.is_compiling():
-        return channelwise_reference(x, y, weight, coupling, runs, source, target, size)
-    layout = _Layout(runs, x.shape[1], size)
-    result: Tensor = _Product.apply(x, y, weight, coupling, source, target, layout)  # type: ignore[no-untyped-call] # torch leaves it without types
-    return result
-
-
-def channelwise_reference(
     x: Tensor,
     y: Tensor,
     weight: Tensor,
-    coupling: Tensor,
-    runs: Runs,
+    bilinear: Bilinear,
+    runs: tuple[Run, ...],
     source: Tensor | None = None,
     target: Tensor | None = None,
     size: int | None = None,
 ) -> Tensor:
-    """Return the same by plain differentiable operations, for `torch.compile` and for higher derivatives."""
-    x_ZIC = x if source is None else x.index_select(0, source)
-    rows_ZQC = torch.bmm((y @ coupling).reshape(y.shape[0], -1, x.shape[1]), x_ZIC)
-    parts, q, p = [], 0, 0
-    for run in runs:
-        n, paths, dim = run.entries, run.paths, run.dim
-        rows = rows_ZQC[:, q : q + n * paths * dim].reshape(-1, n, paths, dim, x.shape[2])
-        weights = weight[:, p : p + n * paths].reshape(-1, n, paths, 1, x.shape[2])
-        product = (rows * weights).squeeze(2) if paths == 1 else (rows * weights).sum(2)
-        parts.append(product.reshape(y.shape[0], n * dim, x.shape[2]))
-        q, p = q + n * paths * dim, p + n * paths
-    messages = torch.cat(parts, dim=1)
-    if target is None:
-        return messages
-    sums = messages.new_zeros((size or 0, *messages.shape[1:]))
-    return sums.index_add(0, target, messages)
+    """Return weighted products, summed over the paths to each entry of the output.
+
+    Args:
+        x: First input of the samples, shape `(Z, I, C)`; of the nodes, `(N, I, C)`, where `source` is given.
+        y: Second input of the samples, shape `(Z, J, C)` or `(Z, J, 1)`.
+        weight: Of each sample, shape `(Z, P, C)`, or one for all, `(1, P, C)`.
+        bilinear: The products along paths; rows run over entries, then paths, then components.
+        runs: What the rows are.
+        source: The node whose features each edge takes, shape `(Z,)`.
+        target: The node to which each edge's product is added, shape `(Z,)`.
+        size: Number of targets.
+
+    Returns:
+        Shape `(Z, K, C)`, or a row for each target where `target` is given.
+    """
+    plan = _Plan(runs, bilinear, size)
+    if torch.compiler.is_compiling():
+        return channelwise_reference(x, y, weight, source, target, plan)
+    result: Tensor = _Product.apply(x, y, weight, source, target, plan)
+    return result
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Sizes of a product, and the steps that its blocks of edges go through; nothing here records gradients."""
+class _Plan:
+    """A product's map, and the steps around it that blocks of samples go through without recording gradients."""
 
-    runs: Runs
-    components: int
+    runs: tuple[Run, ...]
+    bilinear: Bilinear
     size: int | None
 
-    def rows(self) -> int:
-        """Return the number of rows before paths are summed."""
-        return sum(run.entries * run.paths * run.dim for run in self.runs)
-
+    @property
     def length(self) -> int:
-        """Return the number of rows of the output."""
+        """Number of components of the output."""
         return sum(run.entries * run.dim for run in self.runs)
 
-    def blocks(self, x: Tensor, edges: int) -> Iterator[slice]:
-        """Return the blocks of edges: all at once on a device that is not a CPU."""
-        step = edges
+    def blocks(self, x: Tensor, samples: int) -> Iterator[slice]:
+        """Return the blocks of samples: all at once on a device that is not a CPU."""
+        step = samples
         if x.device.type == "cpu":
-            step = max(BLOCK_ELEMENTS // max(1, self.rows() * x.shape[2]), 16)
-        starts = [*range(0, edges, max(step, 1)), edges]
+            step = self.bilinear.block(x.shape[2])
+        starts = [*range(0, samples, max(step, 1)), samples]
         return (slice(start, stop) for start, stop in itertools.pairwise(starts))
-
-    def matrices(self, y: Tensor, coupling: Tensor) -> Tensor:
-        """Return the matrix of each edge, `T_ZQI`."""
-        return (y @ coupling).view(y.shape[0], self.rows(), self.components)
 
     def views(self, rows: Tensor, out: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Return rows `(Z, n, paths, dim, C)`, output `(Z, n, dim, C)` and weights `(Z, n, paths, C)` of runs."""
@@ -166,8 +155,10 @@ class _Layout:
             torch.mul(out_[:, :, None], weight_[:, :, :, None], out=rows_)
         return rows
 
-    def dot(self, out: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-        """Write the transpose of `scale` in the weights."""
+    def dot(self, out: Tensor, rows: Tensor) -> Tensor:
+        """Return the transpose of `scale` in the weights."""
+        paths = sum(run.entries * run.paths for run in self.runs)
+        weight = out.new_empty((out.shape[0], paths, out.shape[2]))
         for rows_, out_, weight_ in self.views(rows, out, weight):
             torch.mul(rows_[:, :, :, 0], out_[:, :, None, 0], out=weight_)
             for k in range(1, rows_.shape[3]):
@@ -175,63 +166,68 @@ class _Layout:
         return weight
 
 
+def channelwise_reference(
+    x: Tensor, y: Tensor, weight: Tensor, source: Tensor | None, target: Tensor | None, plan: _Plan
+) -> Tensor:
+    """Return the same by plain operations, for `torch.compile`, `torch.vmap` and higher derivatives."""
+    x_ZIC = x if source is None else x.index_select(0, source)
+    rows_ZMC = plan.bilinear.differentiable_rows(x_ZIC, y)
+    samples, channels, parts, q, p = y.shape[0], x.shape[2], [], 0, 0
+    for run in plan.runs:
+        n, paths, dim = run.entries, run.paths, run.dim
+        rows = rows_ZMC[:, q : q + n * paths * dim].reshape(samples, n, paths, dim, channels)
+        weights = weight[:, p : p + n * paths].reshape(weight.shape[0], n, paths, 1, channels)
+        product = (rows * weights).squeeze(2) if paths == 1 else (rows * weights).sum(2)
+        parts.append(product.reshape(samples, n * dim, channels))
+        q, p = q + n * paths * dim, p + n * paths
+    products = torch.cat(parts, dim=1)
+    if target is None:
+        return products
+    return products.new_zeros((plan.size or 0, *products.shape[1:])).index_add(0, target, products)
+
+
 class _Product(torch.autograd.Function):
     """The product; its gradients are `_Gradient`."""
 
     @staticmethod
     def forward(
-        x: Tensor,
-        y: Tensor,
-        weight: Tensor,
-        coupling: Tensor,
-        source: Tensor | None,
-        target: Tensor | None,
-        layout: _Layout,
+        x: Tensor, y: Tensor, weight: Tensor, source: Tensor | None, target: Tensor | None, plan: _Plan
     ) -> Tensor:
-        edges, channels = y.shape[0], x.shape[2]
-        rows = edges if target is None else layout.size or 0
-        shape = (rows, layout.length(), channels)
+        rows = y.shape[0] if target is None else plan.size or 0
+        shape = (rows, plan.length, x.shape[2])
         out = x.new_empty(shape) if target is None else x.new_zeros(shape)
-        for block in layout.blocks(x, edges):
-            x_ZIC, w_ZPC = _take(x, source, block), _of_edges(weight, block)
-            rows_ZQC = torch.bmm(layout.matrices(y[block], coupling), x_ZIC)
+        for block in plan.blocks(x, y.shape[0]):
+            w = _of_samples(weight, block)
+            products = plan.bilinear.rows(_take(x, source, block), y[block])
             if target is None:
-                layout.scale(rows_ZQC, w_ZPC, out[block])
+                plan.scale(products, w, out[block])
             else:
-                part = out.new_empty((rows_ZQC.shape[0], *shape[1:]))
-                out.index_add_(0, target[block], layout.scale(rows_ZQC, w_ZPC, part))
+                part = out.new_empty((products.shape[0], *shape[1:]))
+                out.index_add_(0, target[block], plan.scale(products, w, part))
         return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's signature
-        *tensors, layout = inputs
+        *tensors, plan = inputs
         ctx.save_for_backward(*tensors)
-        ctx.layout = layout
+        ctx.plan = plan
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, y, weight, coupling, source, target = ctx.saved_tensors
-        arguments = (grads[0].contiguous(), x, y, weight, coupling, source, target, ctx.layout)
-        return (*_Gradient.apply(*arguments), None, None, None, None)  # type: ignore[no-untyped-call] # torch leaves it without types
+        return (*_Gradient.apply(grads[0].contiguous(), *ctx.saved_tensors, ctx.plan), None, None, None)
 
     @staticmethod
-    def vmap(
-        info: Any,  # noqa: ARG004 - torch's signature
-        in_dims: tuple[Any, ...],
-        *inputs: Any,
-    ) -> tuple[Tensor, int]:
-        x, y, weight, coupling, source, target, layout = inputs
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:  # noqa: ARG004 - torch's signature
+        *tensors, plan = inputs
 
-        def plain(*tensors: Any) -> Tensor:
-            x, y, weight, coupling, source, target = tensors
-            return channelwise_reference(x, y, weight, coupling, layout.runs, source, target, layout.size)
+        def product(*tensors: Any) -> Tensor:
+            return channelwise_reference(*tensors, plan)
 
-        mapped = torch.vmap(plain, in_dims=tuple(in_dims[:6]))
-        return mapped(x, y, weight, coupling, source, target), 0
+        return torch.vmap(product, in_dims=in_dims[:-1])(*tensors), 0
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradients of the product with respect to features, filters and weights, and their gradients."""
+    """The gradients of the product in both inputs and the weights."""
 
     @staticmethod
     def forward(
@@ -239,38 +235,31 @@ class _Gradient(torch.autograd.Function):
         x: Tensor,
         y: Tensor,
         weight: Tensor,
-        coupling: Tensor,
         source: Tensor | None,
         target: Tensor | None,
-        layout: _Layout,
+        plan: _Plan,
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad_x = torch.empty_like(x) if source is None else torch.zeros_like(x)
-        grad_y, grad_w = torch.empty_like(y), _like_edges(weight, y)
-        for block in layout.blocks(x, y.shape[0]):
-            g_ZKC, x_ZIC, w_ZPC = (
-                _take(grad, target, block),
-                _take(x, source, block),
-                _of_edges(weight, block),
-            )
-            matrices = layout.matrices(y[block], coupling)
-            rows = torch.bmm(matrices, x_ZIC)
-            layout.dot(g_ZKC, rows, grad_w[block])
-            layout.spread(g_ZKC, w_ZPC, rows)
-            _put(grad_x, source, block, torch.bmm(matrices.mT, rows))
-            grad_y[block] = torch.bmm(rows, x_ZIC.mT).flatten(1) @ coupling.mT
-        return grad_x, grad_y, _sum_like(grad_w, weight)
+        grad_y, grad_w = torch.empty_like(y), _like_weight(weight)
+        for block in plan.blocks(x, y.shape[0]):
+            g, x_, y_ = _take(grad, target, block), _take(x, source, block), y[block]
+            rows = plan.bilinear.rows(x_, y_)
+            _add_weights(grad_w, block, plan.dot(g, rows))
+            plan.spread(g, _of_samples(weight, block), rows)
+            _put(grad_x, source, block, plan.bilinear.to_first(rows, y_))
+            grad_y[block] = plan.bilinear.to_second(rows, x_, y.shape[2])
+        return grad_x, grad_y, grad_w
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004 - torch's signature
-        *tensors, layout = inputs
+        *tensors, plan = inputs
         ctx.save_for_backward(*tensors)
-        ctx.layout = layout
+        ctx.plan = plan
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
-        grad, x, y, weight, coupling, source, target = ctx.saved_tensors
-        parts = (*cotangents, grad, x, y, weight, coupling, source, target, ctx.layout)
-        return (*(_differentiable if torch.is_grad_enabled() else _second)(*parts), None, None, None, None)
+        gradients = _third if torch.is_grad_enabled() else _second
+        return (*gradients(*cotangents, *ctx.saved_tensors, ctx.plan), None, None, None)
 
     @staticmethod
     def vmap(
@@ -278,17 +267,16 @@ class _Gradient(torch.autograd.Function):
         in_dims: tuple[Any, ...],
         *inputs: Any,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        layout = inputs[7]
+        *tensors, plan = inputs
 
-        def plain(grad: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+        def gradient(grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, *nodes: Any) -> tuple[Tensor, ...]:
             def product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-                coupling, source, target = tensors[3:]
-                return channelwise_reference(x, y, weight, coupling, layout.runs, source, target, layout.size)
+                return channelwise_reference(x, y, weight, *nodes, plan)
 
-            gradients: tuple[Tensor, ...] = torch.func.vjp(product, *tensors[:3])[1](grad)
+            gradients: tuple[Tensor, ...] = torch.func.vjp(product, x, y, weight)[1](grad)
             return gradients
 
-        return torch.vmap(plain, in_dims=tuple(in_dims[:7]))(*inputs[:7]), (0, 0, 0)
+        return torch.vmap(gradient, in_dims=in_dims[:-1])(*tensors), (0, 0, 0)
 
 
 def _second(
@@ -299,35 +287,38 @@ def _second(
     x: Tensor,
     y: Tensor,
     weight: Tensor,
-    coupling: Tensor,
     source: Tensor | None,
     target: Tensor | None,
-    layout: _Layout,
+    plan: _Plan,
 ) -> tuple[Tensor, ...]:
-    """Return gradients of <a, grad_x> + <b, grad_y> + <c, grad_w> with respect to grad, x, y and weight."""
+    """Return gradients of <a, grad_x> + <b, grad_y> + <c, grad_w> in the gradient, the inputs and the weights."""
     grad_g = torch.empty_like(grad) if target is None else torch.zeros_like(grad)
     grad_x = torch.empty_like(x) if source is None else torch.zeros_like(x)
-    grad_y, grad_w = torch.empty_like(y), _like_edges(weight, y)
-    for block in layout.blocks(x, y.shape[0]):
-        g, x_, w = _take(grad, target, block), _take(x, source, block), _of_edges(weight, block)
-        a_, c_ = _take(a, source, block), _of_edges(c, block)
-        matrices, turned = layout.matrices(y[block], coupling), layout.matrices(b[block], coupling)
-        rows = torch.bmm(matrices, x_)
-        moved = torch.baddbmm(torch.bmm(matrices, a_), turned, x_)
+    grad_y, grad_w = torch.empty_like(y), _like_weight(weight)
+    for block in plan.blocks(x, y.shape[0]):
+        g, x_, y_, w = (
+            _take(grad, target, block),
+            _take(x, source, block),
+            y[block],
+            _of_samples(weight, block),
+        )
+        a_, b_, c_ = _take(a, source, block), b[block], _of_samples(c, block)
+        rows = plan.bilinear.rows(x_, y_)
+        moved = plan.bilinear.rows(a_, y_).add_(plan.bilinear.rows(x_, b_))
         part = grad_g[block] if target is None else torch.empty_like(g)
-        layout.scale(moved, w, part)
-        layout.scale(rows, c_, part, add=True)
+        plan.scale(rows, c_, plan.scale(moved, w, part), add=True)
         if target is not None:
             grad_g.index_add_(0, target[block], part)
-        layout.dot(g, moved, grad_w[block])
-        spread_w, spread_c = layout.spread(g, w, rows), layout.spread(g, c_, moved)
-        _put(grad_x, source, block, torch.baddbmm(torch.bmm(turned.mT, spread_w), matrices.mT, spread_c))
-        outer = torch.baddbmm(torch.bmm(spread_w, a_.mT), spread_c, x_.mT)
-        grad_y[block] = outer.flatten(1) @ coupling.mT
-    return grad_g, grad_x, grad_y, _sum_like(grad_w, weight)
+        _add_weights(grad_w, block, plan.dot(g, moved))
+        spread_w, spread_c = plan.spread(g, w, rows), plan.spread(g, c_, moved)
+        first = plan.bilinear.to_first(spread_w, b_).add_(plan.bilinear.to_first(spread_c, y_))
+        _put(grad_x, source, block, first)
+        second = plan.bilinear.to_second(spread_w, a_, y.shape[2])
+        grad_y[block] = second.add_(plan.bilinear.to_second(spread_c, x_, y.shape[2]))
+    return grad_g, grad_x, grad_y, grad_w
 
 
-def _differentiable(
+def _third(
     a: Tensor,
     b: Tensor,
     c: Tensor,
@@ -335,46 +326,43 @@ def _differentiable(
     x: Tensor,
     y: Tensor,
     weight: Tensor,
-    coupling: Tensor,
     source: Tensor | None,
     target: Tensor | None,
-    layout: _Layout,
+    plan: _Plan,
 ) -> tuple[Tensor | None, ...]:
     """Return what `_second` returns, with a graph for third derivatives."""
-    inputs = [
-        tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in (x, y, weight)
-    ]
-    grad = grad if grad.requires_grad else grad.detach().requires_grad_()
-    product = channelwise_reference(
-        inputs[0], inputs[1], inputs[2], coupling, layout.runs, source, target, layout.size
-    )
-    first = torch.autograd.grad(product, inputs, grad, create_graph=True)
-    return torch.autograd.grad(first, (grad, *inputs), (a, b, c), create_graph=True, allow_unused=True)
+    leaves = [t if t.requires_grad else t.detach().requires_grad_() for t in (grad, x, y, weight)]
+    product = channelwise_reference(*leaves[1:], source, target, plan)
+    first = torch.autograd.grad(product, leaves[1:], leaves[0], create_graph=True)
+    return torch.autograd.grad(first, leaves, (a, b, c), create_graph=True, allow_unused=True)
 
 
 def _take(x: Tensor, index: Tensor | None, block: slice) -> Tensor:
-    """Return the rows of a block of edges."""
+    """Return the rows of a block of samples."""
     return x[block] if index is None else x.index_select(0, index[block])
 
 
 def _put(x: Tensor, index: Tensor | None, block: slice, values: Tensor) -> None:
-    """Write the rows of a block of edges, or add them to their nodes."""
+    """Write the rows of a block of samples, or add them to their nodes."""
     if index is None:
         x[block] = values
     else:
         x.index_add_(0, index[block], values)
 
 
-def _of_edges(weight: Tensor, block: slice) -> Tensor:
-    """Return the weights of a block of edges, or those of all."""
+def _of_samples(weight: Tensor, block: slice) -> Tensor:
+    """Return the weights of a block of samples, or those of all."""
     return weight if weight.shape[0] == 1 else weight[block]
 
 
-def _like_edges(weight: Tensor, y: Tensor) -> Tensor:
-    """Return room for a gradient of each edge's weights."""
-    return weight.new_empty((y.shape[0], *weight.shape[1:]))
+def _like_weight(weight: Tensor) -> Tensor:
+    """Return room for the gradient of the weights, which blocks add to where one serves all samples."""
+    return torch.zeros_like(weight) if weight.shape[0] == 1 else torch.empty_like(weight)
 
 
-def _sum_like(grad: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient of the weights, summed where one serves all edges."""
-    return grad if grad.shape[0] == weight.shape[0] else grad.sum(0, keepdim=True)
+def _add_weights(grad: Tensor, block: slice, values: Tensor) -> None:
+    """Write the gradients of a block's weights, or add them up where one serves all samples."""
+    if grad.shape[0] == 1:
+        grad += values.sum(0, keepdim=True)
+    else:
+        grad[block] = values

@@ -29,7 +29,7 @@ from lemmata.equivariant.tensor_product.blocks import (
     join_blocks,
     split_groups,
 )
-from lemmata.equivariant.tensor_product.channelwise import Run, channelwise_product
+from lemmata.equivariant.tensor_product.channelwise import BLOCK_ELEMENTS, Bilinear, Run, channelwise_product
 from lemmata.equivariant.tensor_product.paths import PathTable
 
 __all__ = ["DenseProduct", "Segment", "coupling_matrix"]
@@ -97,13 +97,15 @@ class DenseProduct(nn.Module):
         self.groups2 = groups_of(table.irreps2, (table.paths[n].i2 for n in live))
         owners = {n: self._owner(n) for n in live}
         runs = _runs(table, owners)
-        parts: list[_Part] = []
+        parts: list[Part] = []
         self.sources: list[tuple[int, int]] = []
         self.targets: list[list[int]] = []
         for mode, a, b in sorted(set(owners.values())):
             mine = {n for n, owner in owners.items() if owner == (mode, a, b)}
             segments, targets = _segments(table, runs, mine)
-            part = _PARTS[mode](table, self.groups1[a], self.groups2[b], segments, dtype=dtype, device=device)
+            part = self.part_types()[mode](
+                table, self.groups1[a], self.groups2[b], segments, dtype=dtype, device=device
+            )
             parts.append(part)
             self.sources.append((a, b))
             self.targets.append(targets)
@@ -150,13 +152,23 @@ class DenseProduct(nn.Module):
             size: Number of targets.
         """
         part = self.parts[0] if len(self.parts) == 1 else None
-        if isinstance(part, _Channelwise) and self.targets[0] == list(range(len(self.shapes))):
+        if isinstance(part, ChannelwisePart) and self.targets[0] == list(range(len(self.shapes))):
             xs = split_groups(self.table.irreps1, self.groups1, x, self.layout)
             ys = split_groups(self.table.irreps2, self.groups2, y, self.layout)
             blocks = part(xs[0], ys[0], self._ordered(weight), source, target, size)
             return join_blocks(blocks, self.layout)
         products = self(x.index_select(0, source), y, weight)
         return products.new_zeros((size, products.shape[1])).index_add(0, target, products)
+
+    @staticmethod
+    def part_types() -> "dict[str, type[Part]]":
+        """Return what computes the paths of each mode."""
+        return {
+            "uvw": FullyConnectedPart,
+            "uvuv": FullPart,
+            "uvu": ChannelwisePart,
+            "uuu": ChannelwisePart,
+        }
 
     def _owner(self, place: int) -> tuple[str, int, int]:
         """Return a path's mode and the groups of its inputs."""
@@ -172,9 +184,9 @@ class DenseProduct(nn.Module):
             for part in self._all()
         ]
 
-    def _all(self) -> "list[_Part]":
+    def _all(self) -> "list[Part]":
         """Return the parts."""
-        return [part for part in self.parts if isinstance(part, _Part)]
+        return [part for part in self.parts if isinstance(part, Part)]
 
     def _ordered(self, weight: Tensor) -> Tensor:
         """Return the weights in the order in which the parts take them."""
@@ -184,7 +196,7 @@ class DenseProduct(nn.Module):
         return chunks.index_select(-2, self.weight_order).flatten(-2)
 
 
-class _Part(ConstantModule):
+class Part(ConstantModule):
     """The paths of one mode between one group of each input; `forward` returns a block for each segment."""
 
     def __init__(
@@ -205,6 +217,8 @@ class _Part(ConstantModule):
         self.components = coupling_IMJ.shape[::2]
         for name, value in self.constants(coupling_IMJ).items():
             self.register_constant(name, value.contiguous(), dtype=dtype, device=device)
+        if device is not None:
+            self.to(device=device)
 
     paths_last = False
     """Whether, among an entry's rows, the path runs fastest, or the component does."""
@@ -214,7 +228,7 @@ class _Part(ConstantModule):
         raise NotImplementedError
 
 
-class _Pairwise(_Part):
+class PairwisePart(Part):
     """Products of every copy with every copy."""
 
     coupling: Tensor
@@ -239,7 +253,7 @@ class _Pairwise(_Part):
         return products
 
 
-class _FullyConnected(_Pairwise):
+class FullyConnectedPart(PairwisePart):
     """Paths of mode `uvw`."""
 
     paths_last = True
@@ -256,7 +270,7 @@ class _FullyConnected(_Pairwise):
         return blocks
 
 
-class _Full(_Pairwise):
+class FullPart(PairwisePart):
     """Paths of mode `uvuv`."""
 
     def forward(self, x_ZIU: Tensor, y_ZJV: Tensor, weight: Tensor) -> list[Tensor]:  # noqa: ARG002 - has none
@@ -267,19 +281,27 @@ class _Full(_Pairwise):
         ]
 
 
-class _Channelwise(_Part):
-    """Paths of mode `uvu` from a second input of one copy."""
+class ChannelwisePart(Part):
+    """Paths of modes `uvu` and `uuu`."""
 
     coupling: Tensor
 
     def constants(self, coupling_IMJ: Tensor) -> dict[str, Tensor]:
-        """Return the couplings as the matrix that the filter multiplies."""
-        return {"coupling": coupling_IMJ.permute(2, 1, 0).flatten(1)}
+        """Return the couplings as the matrix that the filter, or the outer product, multiplies."""
+        if self.mul2 == 1:
+            return {"coupling": coupling_IMJ.permute(2, 1, 0).flatten(1)}
+        return {"coupling": coupling_IMJ.transpose(1, 2).flatten(0, 1)}
+
+    def bilinear(self) -> Bilinear:
+        """Return the products along all paths."""
+        if self.mul2 == 1:
+            return FilterMatrices(self.coupling, self.components[0])
+        return OuterProducts(self.coupling, self.components[0])
 
     def forward(
         self,
-        x_ZIU: Tensor,
-        y_ZJV: Tensor,
+        x_ZIC: Tensor,
+        y_ZJC: Tensor,
         weight: Tensor,
         source: Tensor | None = None,
         target: Tensor | None = None,
@@ -287,44 +309,91 @@ class _Channelwise(_Part):
     ) -> list[Tensor]:
         """Return a block for each segment."""
         runs = tuple(Run(len(s.outputs), len(s.paths[0]), s.dim) for s in self.segments)
-        weight_ZPU = weight.reshape(*([1] if weight.ndim == 1 else weight.shape[:1]), -1, self.mul1)
-        y_ZJ = y_ZJV[..., 0]
-        rows = channelwise_product(x_ZIU, y_ZJ, weight_ZPU, self.coupling, runs, source, target, size)
-        return _unbind(rows, self.segments)
+        weight_ZPC = weight.reshape(*([1] if weight.ndim == 1 else weight.shape[:1]), -1, self.mul1)
+        rows = channelwise_product(x_ZIC, y_ZJC, weight_ZPC, self.bilinear(), runs, source, target, size)
+        sizes = [run.entries * run.dim for run in runs]
+        return [
+            part.reshape(part.shape[0], run.entries, run.dim, part.shape[2])
+            for run, part in zip(runs, torch.split(rows, sizes, dim=1), strict=True)
+        ]
 
 
-class _Elementwise(_Part):
-    """Paths of mode `uuu`."""
+@dataclass(frozen=True)
+class FilterMatrices(Bilinear):
+    """Products with a filter of one channel: a matrix for each sample, which multiplies all channels.
+
+    Attributes:
+        coupling: Shape `(J, M * I)`.
+        components: `I`.
+    """
 
     coupling: Tensor
-    folded: Tensor
-    path_of: Tensor
+    components: int
 
-    def constants(self, coupling_IMJ: Tensor) -> dict[str, Tensor]:
-        """Return the couplings by pairs of components, and summed over paths where weights are shared."""
-        return {"coupling": coupling_IMJ.transpose(1, 2).flatten(0, 1)}
+    def rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products."""
+        return torch.bmm(self._matrices(y), x)
 
-    def forward(self, x_ZIU: Tensor, y_ZJV: Tensor, weight: Tensor) -> list[Tensor]:
-        """Return a block for each segment."""
-        outer = (x_ZIU.mT[..., :, None] * y_ZJV.mT[..., None, :]).flatten(2)
-        rows_ZMU = (outer @ self.coupling).mT
-        weight_ZPU = weight.reshape(*([1] if weight.ndim == 1 else weight.shape[:1]), -1, self.mul1)
-        blocks, p = [], 0
-        for segment, rows in zip(self.segments, torch.split(rows_ZMU, self.rows, dim=1), strict=True):
-            n, paths = len(segment.outputs), len(segment.paths[0])
-            values = rows.reshape(rows.shape[0], n, paths, segment.dim, self.mul1)
-            own = weight_ZPU[:, p : p + n * paths].reshape(-1, n, paths, 1, self.mul1)
-            p += n * paths
-            blocks.append((values * own).sum(2))
-        return blocks
+    def to_first(self, rows: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient in the first input."""
+        return torch.bmm(self._matrices(y).mT, rows)
+
+    def to_second(self, rows: Tensor, x: Tensor, channels: int) -> Tensor:  # noqa: ARG002 - it has one
+        """Return the gradient in the second input."""
+        return (torch.bmm(rows, x.mT).flatten(1) @ self.coupling.mT)[..., None]
+
+    def differentiable_rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products by operations that record gradients."""
+        return self.rows(x, y)
+
+    def block(self, channels: int) -> int:
+        """Return how many samples fit the cache."""
+        rows = self.coupling.shape[1] // self.components
+        return max(BLOCK_ELEMENTS // max(1, rows * (channels + self.components)), 8)
+
+    def _matrices(self, y: Tensor) -> Tensor:
+        """Return the matrix of each sample, shape `(Z, M, I)`."""
+        rows = self.coupling.shape[1] // self.components
+        return (y[..., 0] @ self.coupling).reshape(y.shape[0], rows, self.components)
 
 
-_PARTS: dict[str, type[_Part]] = {
-    "uvw": _FullyConnected,
-    "uvuv": _Full,
-    "uvu": _Channelwise,
-    "uuu": _Elementwise,
-}
+@dataclass(frozen=True)
+class OuterProducts(Bilinear):
+    """Products of as many channels as there are in the first input: outer products times one matrix.
+
+    Attributes:
+        coupling: Shape `(I * J, M)`.
+        components: `I`.
+    """
+
+    coupling: Tensor
+    components: int
+
+    def rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products."""
+        outer_ZCD = (x.mT[..., :, None] * y.mT[..., None, :]).flatten(2)
+        return (outer_ZCD @ self.coupling).mT
+
+    def to_first(self, rows: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient in the first input."""
+        return (self._pairs(rows) * y.mT[..., None, :]).sum(3).mT
+
+    def to_second(self, rows: Tensor, x: Tensor, channels: int) -> Tensor:  # noqa: ARG002 - those of the first
+        """Return the gradient in the second input."""
+        return (self._pairs(rows) * x.mT[..., :, None]).sum(2).mT
+
+    def differentiable_rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products by operations that record gradients."""
+        return self.rows(x, y)
+
+    def block(self, channels: int) -> int:
+        """Return how many samples fit the cache."""
+        return max(BLOCK_ELEMENTS // max(1, sum(self.coupling.shape) * channels), 1)
+
+    def _pairs(self, rows: Tensor) -> Tensor:
+        """Return the gradient in the outer product, shape `(Z, C, I, J)`."""
+        pairs = rows.mT @ self.coupling.mT
+        return pairs.reshape(*pairs.shape[:2], self.components, self.coupling.shape[0] // self.components)
 
 
 def coupling_matrix(
@@ -400,15 +469,6 @@ def _shape(table: PathTable, run: tuple[int, ...]) -> tuple[int, int, int]:
     """Return the number of entries of a run, their components and copies."""
     mul, ir = table.irreps_out[run[0]]
     return len(run), ir.dim, mul
-
-
-def _unbind(rows_ZKU: Tensor, segments: Sequence[Segment]) -> list[Tensor]:
-    """Return the rows of each segment as a block."""
-    sizes = [len(segment.outputs) * segment.dim for segment in segments]
-    return [
-        part.reshape(part.shape[0], len(segment.outputs), segment.dim, part.shape[2])
-        for segment, part in zip(segments, torch.split(rows_ZKU, sizes, dim=1), strict=True)
-    ]
 
 
 def _weight_order(table: PathTable, order: Sequence[int]) -> tuple[int, Tensor | None]:

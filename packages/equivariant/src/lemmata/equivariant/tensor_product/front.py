@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lemmata.equivariant.o3.irreps import Irrep, Irreps
 from lemmata.equivariant.tensor_product.blocks import FeatureLayout
 from lemmata.equivariant.tensor_product.dense import DenseProduct
+from lemmata.equivariant.tensor_product.sparse import SparseProduct
 from lemmata.equivariant.tensor_product.paths import (
     IrrepNormalization,
     PathNormalization,
@@ -66,7 +67,9 @@ class TensorProduct(nn.Module):
         self.weight_numel = table.weight_numel
         self.shared_weights = shared_weights is not False
         internal = self.shared_weights if internal_weights is None else internal_weights
-        self.product = DenseProduct(table, layout=layout, dtype=dtype, device=device)
+        self.product = (SparseProduct if self.method == "sparse" else DenseProduct)(
+            table, layout=layout, dtype=dtype, device=device
+        )
         self.weight: nn.Parameter | None = None
         if internal and self.weight_numel:
             self.weight = nn.Parameter(

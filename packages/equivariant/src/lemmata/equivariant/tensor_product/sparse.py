@@ -1,3 +1,199 @@
-"""Products along paths by their nonzero couplings alone."""
+r"""Products along paths by their nonzero couplings alone.
 
-__all__: list[str] = []
+In the real basis, components $m_1$ and $m_2$ couple to $m_3 = \pm m_1 \pm m_2$ only, so that of the
+$O(L^6)$ couplings of all degrees up to `L` only $O(L^5)$ are not zero. Pairs of components that couple at all
+are multiplied, and a sparse matrix sums them to the products along paths; both directions of the gradient are
+such a product too. Everything is vectorised over samples and copies, and no loop runs over paths.
+
+Axis letters used below: `Z` samples, `I` and `J` components of the inputs, `M` rows of products, `C` channels,
+`U` and `V` copies, `S` nonzeros.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lemmata.equivariant.tensor_product.channelwise import Bilinear, Run, channelwise_product
+from lemmata.equivariant.tensor_product.dense import (
+    ChannelwisePart,
+    DenseProduct,
+    FullPart,
+    FullyConnectedPart,
+    Part,
+)
+
+__all__ = ["Nonzeros", "SparseProduct"]
+
+BLOCK_COLUMNS = 512
+"""Products of samples and channels that are in work at once on a CPU: rows long enough to add them fast."""
+
+
+class SparseProduct(DenseProduct):
+    """The product along the paths of a table, on flat features; arguments are `DenseProduct`'s.
+
+    Examples:
+        >>> from lemmata.equivariant.tensor_product.paths import full_paths
+        >>> product = SparseProduct(full_paths("1o", "1o", keep=["1e"]))
+        >>> product(torch.eye(3)[:1], torch.eye(3)[1:2], torch.empty(0)) * 2**0.5
+        tensor([[0., 0., 1.]])
+    """
+
+    @staticmethod
+    def part_types() -> dict[str, type[Part]]:
+        """Return what computes the paths of each mode."""
+        return {
+            "uvw": _SparseFullyConnected,
+            "uvuv": _SparseFull,
+            "uvu": _SparseChannelwise,
+            "uuu": _SparseChannelwise,
+        }
+
+
+class _SparsePart(Part):
+    """Nonzero couplings, arranged for the product and for its transposes in either input."""
+
+    def constants(self, coupling_IMJ: Tensor) -> dict[str, Tensor]:
+        """Return the values of the nonzeros in the order of each map; places become buffers."""
+        first, row, second = (coupling_IMJ.abs() > 1e-12).nonzero().unbind(1)
+        values = coupling_IMJ[first, row, second]
+        lengths = {
+            "first": coupling_IMJ.shape[0],
+            "row": coupling_IMJ.shape[1],
+            "second": coupling_IMJ.shape[2],
+        }
+        self.lengths = lengths
+        constants = {}
+        for name, (a, b, to) in {
+            "row": (first, second, row),
+            "first": (row, second, first),
+            "second": (row, first, second),
+        }.items():
+            pairs, pair = torch.unique(torch.stack([a, b]), dim=1, return_inverse=True)
+            order = torch.argsort(to * max(pairs.shape[1], 1) + pair)
+            self.register_buffer(f"{name}_pairs", pairs, persistent=False)
+            self.register_buffer(f"{name}_index", torch.stack([to, pair])[:, order], persistent=False)
+            constants[f"{name}_values"] = values[order]
+        return constants
+
+    def bilinear(self) -> Bilinear:
+        """Return the products along all paths."""
+        return Nonzeros(*(self._map(name) for name in ("row", "first", "second")))
+
+    def _map(self, name: str) -> "SparseMap":
+        """Return one of the three maps."""
+        return SparseMap(
+            self.get_buffer(f"{name}_values"),
+            self.get_buffer(f"{name}_index"),
+            self.get_buffer(f"{name}_pairs"),
+            self.lengths[name],
+        )
+
+
+class _SparseChannelwise(_SparsePart, ChannelwisePart):
+    """Paths of modes `uvu` and `uuu`."""
+
+
+class _SparsePairwise(_SparsePart):
+    """Products of every copy with every copy."""
+
+    def products(self, x_ZIU: Tensor, y_ZJV: Tensor) -> list[Tensor]:
+        """Return the products of each segment, `(Z, M, U * V)`."""
+        if self.mul2 > 1:
+            shape = (self.mul1, self.mul2)
+            x_ZIU = x_ZIU[..., :, None].expand(*x_ZIU.shape[:2], *shape).flatten(2)
+            y_ZJV = y_ZJV[..., None, :].expand(*y_ZJV.shape[:2], *shape).flatten(2)
+        one = x_ZIU.new_ones((1, 1, x_ZIU.shape[2]))
+        rows = channelwise_product(x_ZIU, y_ZJV, one, self.bilinear(), (Run(1, 1, sum(self.rows)),))
+        return list(torch.split(rows, self.rows, dim=1))
+
+
+class _SparseFullyConnected(_SparsePairwise, FullyConnectedPart):
+    """Paths of mode `uvw`."""
+
+
+class _SparseFull(_SparsePairwise, FullPart):
+    """Paths of mode `uvuv`."""
+
+
+@dataclass(frozen=True)
+class SparseMap:
+    """A bilinear map: products of pairs of components, times a sparse matrix.
+
+    Attributes:
+        values: Nonzeros of the matrix, shape `(S,)`.
+        index: Their rows and columns, sorted, shape `(2, S)`.
+        pairs: The components of both inputs that each column multiplies, shape `(2, columns)`.
+        length: Number of rows.
+    """
+
+    values: Tensor
+    index: Tensor
+    pairs: Tensor
+    length: int
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the map of both inputs, `(Z, length, C)`, without recording gradients."""
+        samples, _, channels = x.shape
+        outer = _by_component(x, channels).index_select(0, self.pairs[0])
+        outer *= _by_component(y, channels).index_select(0, self.pairs[1])
+        if self.values.dtype in (torch.float32, torch.float64):
+            matrix = torch.sparse_coo_tensor(
+                self.index,
+                self.values,
+                (self.length, self.pairs.shape[1]),
+                is_coalesced=True,
+                check_invariants=False,
+            )
+            rows = torch.sparse.mm(matrix, outer)
+        else:
+            terms = outer.index_select(0, self.index[1]) * self.values[:, None]
+            rows = terms.new_zeros((self.length, outer.shape[1])).index_add_(0, self.index[0], terms)
+        return rows.view(self.length, samples, channels).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Nonzeros(Bilinear):
+    """Products along paths from the couplings that are not zero.
+
+    Attributes:
+        to_row: From both inputs to the rows.
+        from_first: From rows and second input to the first.
+        from_second: From rows and first input to the second.
+    """
+
+    to_row: SparseMap
+    from_first: SparseMap
+    from_second: SparseMap
+
+    def rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products."""
+        return self.to_row(x, y)
+
+    def to_first(self, rows: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient in the first input."""
+        return self.from_first(rows, y)
+
+    def to_second(self, rows: Tensor, x: Tensor, channels: int) -> Tensor:
+        """Return the gradient in the second input."""
+        gradient = self.from_second(rows, x)
+        return gradient.sum(2, keepdim=True) if channels < gradient.shape[2] else gradient
+
+    def differentiable_rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products by operations that record gradients."""
+        index, pairs = self.to_row.index, self.to_row.pairs
+        outer = x.index_select(1, pairs[0]) * y.index_select(1, pairs[1])
+        terms = outer.index_select(1, index[1]) * self.to_row.values[:, None]
+        return terms.new_zeros((terms.shape[0], self.to_row.length, terms.shape[2])).index_add(
+            1, index[0], terms
+        )
+
+    def block(self, channels: int) -> int:
+        """Return how many samples fit the cache."""
+        return max(BLOCK_COLUMNS // max(channels, 1), 1)
+
+
+def _by_component(x: Tensor, channels: int) -> Tensor:
+    """Return features `(Z, I, C)`, or `(Z, I, 1)` for all channels, with the component first: `(I, Z * C)`."""
+    turned = x.transpose(0, 1)
+    return turned.expand(-1, -1, channels).reshape(turned.shape[0], x.shape[0] * channels)
