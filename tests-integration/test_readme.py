@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TEST_COMMAND = "uv run nox"
 SMALLER = {
+    "uv run interatomic demo": "uv run interatomic demo --frames 20 --epochs 2 --picoseconds 0.02",
     "uv run language-model demo": "uv run language-model demo --steps 6 --width 16 --depth 1",
     "uv run pde-surrogate demo": "uv run pde-surrogate demo --preset small",
 }
