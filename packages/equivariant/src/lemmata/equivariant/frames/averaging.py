@@ -23,7 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from lemmata.equivariant.frames.action import Kind, frame_from, frame_mean, frame_to
-from lemmata.equivariant.frames.pca import TOL, Frames, Group, pca_frames, require_gap, skew_frames
+from lemmata.equivariant.frames.pca import (
+    TOL,
+    Frames,
+    Group,
+    detached,
+    pca_frames,
+    require_gap,
+    selected,
+    skew_frames,
+)
 from lemmata.equivariant.frames.slots import Slot, parse_slots
 from lemmata.equivariant.frames.weighted import weighted_frames
 
@@ -149,7 +158,7 @@ class FrameAveraging(nn.Module):
         """
         frames = self.make_frames(*args, weights=weights, num_graphs=num_graphs)
         if self.sample == "one" and self.training:
-            frames = frames.select(self._draw(frames))
+            frames = selected(frames, self._draw(frames))
         return _average(
             self.module, args, frames, self.slots, self.out, several=self._several, options=options
         )
@@ -179,7 +188,7 @@ class FrameAveraging(nn.Module):
         frames = make(x, mask, group=self.group, weights=weights, batch=batch, num_clouds=num_graphs)
         if self.strict:
             require_gap(frames, self.tol)
-        return frames.detach() if self.detach_frames else frames
+        return detached(frames) if self.detach_frames else frames
 
     def _draw(self, frames: Frames) -> Tensor:
         """Draw one frame for each cloud."""

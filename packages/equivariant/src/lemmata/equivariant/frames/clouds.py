@@ -1,22 +1,32 @@
 """Sums over the points of clouds, whether they are stored dense or ragged.
 
 Frames need a handful of sums: centroids, second and third moments, the largest coordinate. `gather_clouds`
-checks what the user gave and returns an object that computes them, so that the rest is written once.
+checks what the user gave and returns what the functions here compute them from, so that the rest is written
+once.
 
 Axis letters used below: `B` clouds (any number of axes), `N` points, `d` dimensions.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Clouds", "gather_clouds"]
+__all__ = [
+    "Clouds",
+    "centroids",
+    "gather_clouds",
+    "offsets_from",
+    "padded",
+    "scaled",
+    "second_moments",
+    "seen_from",
+    "totals",
+]
 
 
-@dataclass(frozen=True)
-class Clouds:
+class Clouds(NamedTuple):
     """Points, their weights and what cloud each belongs to.
 
     Args:
@@ -30,71 +40,6 @@ class Clouds:
     weights: Float[Tensor, "*batch n"]
     batch: Int[Tensor, " n"] | None
     num_clouds: int
-
-    def total(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*result"]:
-        """Return weighted sums over the points of each cloud: `(*B, N, c)` to `(*B, c)`."""
-        weighted = values * self.weights[..., None]
-        if self.batch is None:
-            return weighted.sum(-2)
-        return weighted.new_zeros(self.num_clouds, values.shape[-1]).index_add(0, self.batch, weighted)
-
-    def centroid(self) -> Float[Tensor, "*batch 1 d"]:
-        """Return weighted means; zero for clouds without weight."""
-        weight = self.total(torch.ones_like(self.points[..., :1]))[..., None, :]
-        share = torch.where(weight > 0, weight, 1.0).reciprocal()
-        # Twice: far from zero, a sum of the coordinates themselves would lose digits.
-        first = self.total(self.points.detach())[..., None, :] * share
-        return first + self.total(self.offsets(first))[..., None, :] * share
-
-    def offsets(self, origin: Float[Tensor, "*batch 1 d"]) -> Float[Tensor, "*points d"]:
-        """Return the points seen from their cloud's origin."""
-        return self.points - self._spread(origin)
-
-    def scaled(self, offsets: Float[Tensor, "*points d"]) -> Float[Tensor, "*points d"]:
-        """Return offsets divided by the largest coordinate of their cloud, a constant for autograd."""
-        present = torch.where((self.weights > 0)[..., None], offsets, 0.0)
-        largest = self._largest(present.detach().abs()).amax(-1, keepdim=True)
-        return present / self._spread(torch.where(largest > 0, largest, 1.0))
-
-    def second_moment(self, offsets: Float[Tensor, "*points d"]) -> Float[Tensor, "*batch d d"]:
-        """Return the weighted sums of outer products."""
-        weighted = offsets * self.weights[..., None]
-        if self.batch is None:
-            return weighted.mT @ offsets
-        d = offsets.shape[-1]
-        outer = weighted[:, :, None] * offsets[:, None, :]
-        return outer.new_zeros(self.num_clouds, d, d).index_add(0, self.batch, outer)
-
-    def seen_from(self, offsets: Tensor, axes: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*points d"]:
-        """Return coordinates along the columns of each cloud's axes."""
-        if self.batch is None:
-            return offsets @ axes
-        return torch.einsum("nd,nde->ne", offsets, axes[self.batch])
-
-    def padded(self) -> "Clouds":
-        """Return the same clouds dense, padded to the largest where they were ragged."""
-        if self.batch is None:
-            return self
-        order = self.batch.argsort(stable=True)
-        counts = self.batch.bincount(minlength=self.num_clouds)
-        longest = max(2, int(counts.amax())) if self.num_clouds else 2
-        batch = self.batch[order]
-        place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[batch]
-        points = self.points.new_zeros(self.num_clouds, longest, self.points.shape[-1])
-        weights = self.weights.new_zeros(self.num_clouds, longest)
-        points = points.index_put((batch, place), self.points[order])
-        return Clouds(points, weights.index_put((batch, place), self.weights[order]), None, 0)
-
-    def _spread(self, values: Tensor) -> Tensor:
-        """Return a value of each cloud, `(*B, 1, c)`, at each of its points."""
-        return values if self.batch is None else values[self.batch, 0]
-
-    def _largest(self, values: Tensor) -> Tensor:
-        """Return the largest of values that are not negative, by columns, for each cloud: `(*B, 1, c)`."""
-        if self.batch is None:
-            return values.amax(-2, keepdim=True)
-        start = values.new_zeros(self.num_clouds, values.shape[-1])
-        return start.scatter_reduce(0, self.batch[:, None].expand_as(values), values, "amax")[:, None]
 
 
 def gather_clouds(
@@ -129,15 +74,7 @@ def gather_clouds(
     if batch is None and num_clouds is not None:
         raise ValueError("`num_clouds` belongs to `batch`, which is None")
     if batch is not None:
-        if mask is not None:
-            raise ValueError("`mask` is for dense clouds, and `batch` for ragged ones: give one of them")
-        if x.ndim != 2 or batch.shape != x.shape[:1]:
-            raise ValueError(
-                f"`batch` must have shape (N,) for points (N, d), got {tuple(batch.shape)} for "
-                f"{tuple(x.shape)}"
-            )
-        if num_clouds is None:
-            num_clouds = int(batch.amax()) + 1 if len(batch) else 0
+        num_clouds = _check_batch(x, mask, batch, num_clouds)
     points = x.float() if x.dtype.itemsize < 4 else x
     present = torch.ones_like(points[..., 0]) if weights is None else weights.to(points.dtype)
     if mask is not None:
@@ -145,3 +82,123 @@ def gather_clouds(
         points = torch.where(mask[..., None], points, 0.0)
         present = torch.where(mask, present, 0.0)
     return Clouds(points, present, batch, num_clouds or 0)
+
+
+def _check_batch(x: Tensor, mask: Tensor | None, batch: Tensor, num_clouds: int | None) -> int:
+    """Check what belongs to ragged clouds, and return their number."""
+    if mask is not None:
+        raise ValueError("`mask` is for dense clouds, and `batch` for ragged ones: give one of them")
+    if x.ndim != 2 or batch.shape != x.shape[:1]:
+        raise ValueError(
+            f"`batch` must have shape (N,) for points (N, d), got {tuple(batch.shape)} for {tuple(x.shape)}"
+        )
+    if num_clouds is None:
+        return int(batch.amax()) + 1 if len(batch) else 0
+    return num_clouds
+
+
+def totals(clouds: Clouds, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*result"]:
+    """Return weighted sums over the points of each cloud: `(*B, N, c)` to `(*B, c)`.
+
+    Args:
+        clouds: The clouds.
+        values: Values at their points.
+    """
+    weighted = values * clouds.weights[..., None]
+    if clouds.batch is None:
+        return weighted.sum(-2)
+    return weighted.new_zeros(clouds.num_clouds, values.shape[-1]).index_add(0, clouds.batch, weighted)
+
+
+def centroids(clouds: Clouds) -> Float[Tensor, "*batch 1 d"]:
+    """Return weighted means; zero for clouds without weight.
+
+    Args:
+        clouds: The clouds.
+    """
+    weight = totals(clouds, torch.ones_like(clouds.points[..., :1]))[..., None, :]
+    share = torch.where(weight > 0, weight, 1.0).reciprocal()
+    # Twice: far from zero, a sum of the coordinates themselves would lose digits.
+    first = totals(clouds, clouds.points.detach())[..., None, :] * share
+    return first + totals(clouds, offsets_from(clouds, first))[..., None, :] * share
+
+
+def offsets_from(clouds: Clouds, origin: Float[Tensor, "*batch 1 d"]) -> Float[Tensor, "*points d"]:
+    """Return the points as seen from an origin of each cloud.
+
+    Args:
+        clouds: The clouds.
+        origin: The origins.
+    """
+    return clouds.points - _spread(clouds, origin)
+
+
+def scaled(clouds: Clouds, offsets: Float[Tensor, "*points d"]) -> Float[Tensor, "*points d"]:
+    """Return offsets divided by the largest coordinate of their cloud, a constant for autograd.
+
+    Args:
+        clouds: The clouds.
+        offsets: As `offsets_from` returns.
+    """
+    present = torch.where((clouds.weights > 0)[..., None], offsets, 0.0)
+    sizes = present.detach().abs().amax(-1, keepdim=True)
+    if clouds.batch is None:
+        largest = sizes.amax(-2, keepdim=True)
+    else:
+        start = sizes.new_zeros(clouds.num_clouds, 1)
+        largest = start.scatter_reduce(0, clouds.batch[:, None], sizes, "amax")[:, None]
+    return present / _spread(clouds, torch.where(largest > 0, largest, 1.0))
+
+
+def second_moments(clouds: Clouds, offsets: Float[Tensor, "*points d"]) -> Float[Tensor, "*batch d d"]:
+    """Return the weighted sums of outer products.
+
+    Args:
+        clouds: The clouds.
+        offsets: As `offsets_from` returns.
+    """
+    weighted = offsets * clouds.weights[..., None]
+    if clouds.batch is None:
+        return weighted.mT @ offsets
+    d = offsets.shape[-1]
+    outer = weighted[:, :, None] * offsets[:, None, :]
+    return outer.new_zeros(clouds.num_clouds, d, d).index_add(0, clouds.batch, outer)
+
+
+def seen_from(
+    clouds: Clouds, offsets: Float[Tensor, "*points d"], axes: Float[Tensor, "*batch d d"]
+) -> Float[Tensor, "*points d"]:
+    """Return coordinates along the columns of each cloud's axes.
+
+    Args:
+        clouds: The clouds.
+        offsets: As `offsets_from` returns.
+        axes: The axes.
+    """
+    if clouds.batch is None:
+        return offsets @ axes
+    return torch.einsum("nd,nde->ne", offsets, axes[clouds.batch])
+
+
+def padded(clouds: Clouds) -> Clouds:
+    """Return the same clouds dense, padded to the largest where they were ragged.
+
+    Args:
+        clouds: The clouds.
+    """
+    if clouds.batch is None:
+        return clouds
+    order = clouds.batch.argsort(stable=True)
+    counts = clouds.batch.bincount(minlength=clouds.num_clouds)
+    longest = max(2, int(counts.amax())) if clouds.num_clouds else 2
+    batch = clouds.batch[order]
+    place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[batch]
+    points = clouds.points.new_zeros(clouds.num_clouds, longest, clouds.points.shape[-1])
+    weights = clouds.weights.new_zeros(clouds.num_clouds, longest)
+    points = points.index_put((batch, place), clouds.points[order])
+    return Clouds(points, weights.index_put((batch, place), clouds.weights[order]), None, 0)
+
+
+def _spread(clouds: Clouds, values: Tensor) -> Tensor:
+    """Return a value of each cloud, `(*B, 1, c)`, at each of its points."""
+    return values if clouds.batch is None else values[clouds.batch, 0]

@@ -5,7 +5,7 @@ Here it is exact while the gap exceeds a floor $\delta$, and $(\lambda_j - \lamb
 falls to zero for the rotation between axes that the matrix does not tell apart.
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ def symmetric_eigenvectors(
     return values, vectors
 
 
+@no_type_check  # wrapped in run-time checks, its methods would not compile
 class _Eigenvectors(torch.autograd.Function):
     """`eigh` with its derivative regularised; the derivative is differentiable itself."""
 
@@ -55,7 +56,7 @@ class _Eigenvectors(torch.autograd.Function):
         grad_values, grad_vectors = grads
         values, vectors = ctx.saved_tensors
         turn = (vectors.mT @ grad_vectors) * _inverse_gaps(values, ctx.floor)
-        grad = vectors @ (torch.diag_embed(grad_values) + turn) @ vectors.mT
+        grad = vectors * grad_values[..., None, :] @ vectors.mT + vectors @ turn @ vectors.mT
         return (grad + grad.mT) / 2, None
 
 

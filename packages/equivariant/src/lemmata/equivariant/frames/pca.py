@@ -23,7 +23,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lemmata.equivariant.frames.clouds import Clouds, gather_clouds
+from lemmata.equivariant.frames.clouds import (
+    Clouds,
+    centroids,
+    gather_clouds,
+    offsets_from,
+    scaled,
+    second_moments,
+    seen_from,
+    totals,
+)
 from lemmata.equivariant.frames.eigenvectors import symmetric_eigenvectors
 
 __all__ = [
@@ -31,8 +40,10 @@ __all__ = [
     "Frames",
     "Group",
     "axis_signs",
+    "detached",
     "pca_frames",
     "require_gap",
+    "selected",
     "skew_frames",
 ]
 
@@ -56,21 +67,6 @@ class Frames(NamedTuple):
     origin: Float[Tensor, "*batch 1 d"]
     gap: Float[Tensor, "*batch"]
     weight: Float[Tensor, "*batch frame"] | None = None
-
-    def detach(self) -> "Frames":
-        """Return the frames as constants of autograd."""
-        weight = None if self.weight is None else self.weight.detach()
-        return Frames(self.rotation.detach(), self.origin.detach(), self.gap.detach(), weight)
-
-    def select(self, index: Int[Tensor, "*batch"]) -> "Frames":
-        """Return one frame of each cloud.
-
-        Args:
-            index: Which, from 0 to F - 1.
-        """
-        d = self.rotation.shape[-1]
-        places = index[..., None, None, None].expand(*index.shape, 1, d, d)
-        return Frames(self.rotation.gather(-3, places), self.origin, self.gap)
 
 
 class DegenerateFrameError(ValueError):
@@ -209,6 +205,28 @@ def skew_frames(
     return frames
 
 
+def detached(frames: Frames) -> Frames:
+    """Return frames as constants of autograd.
+
+    Args:
+        frames: Of the clouds.
+    """
+    weight = None if frames.weight is None else frames.weight.detach()
+    return Frames(frames.rotation.detach(), frames.origin.detach(), frames.gap.detach(), weight)
+
+
+def selected(frames: Frames, index: Int[Tensor, "*batch"]) -> Frames:
+    """Return one frame of each cloud.
+
+    Args:
+        frames: Of the clouds.
+        index: Which, from 0 to F - 1.
+    """
+    d = frames.rotation.shape[-1]
+    places = index[..., None, None, None].expand(*index.shape, 1, d, d)
+    return Frames(frames.rotation.gather(-3, places), frames.origin, frames.gap)
+
+
 def require_gap(frames: Frames, tol: float) -> None:
     """Raise where a cloud does not determine its axes.
 
@@ -252,14 +270,15 @@ def axis_signs(d: int, group: Group, device: torch.device) -> Int[Tensor, "frame
 def _principal_axes(clouds: Clouds, group: Group, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return axes `(*B, d, d)` of determinant 1, origins, points seen from them, scaled, and gaps."""
     centred = group in {"SE", "E", "T"}
-    origin = clouds.centroid() if centred else torch.zeros_like(clouds.centroid())
-    offsets = clouds.scaled(clouds.offsets(origin))
+    centroid = centroids(clouds)
+    origin = centroid if centred else torch.zeros_like(centroid)
+    offsets = scaled(clouds, offsets_from(clouds, origin))
     if group == "T":
         axes = torch.eye(offsets.shape[-1], dtype=offsets.dtype, device=offsets.device)
         gap = torch.ones_like(origin[..., 0, 0])
         return axes.expand(*gap.shape, *axes.shape), origin, offsets, gap
-    covariance = clouds.second_moment(offsets)
-    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    covariance = second_moments(clouds, offsets)
+    trace = totals(clouds, offsets.square()).sum(-1)
     values, vectors = symmetric_eigenvectors(covariance / _nonzero(trace)[..., None, None], tol)
     # The sign of the determinant is eigh's whim; a constant for autograd.
     last = torch.linalg.det(vectors.detach()).sign()[..., None, None]
@@ -268,10 +287,10 @@ def _principal_axes(clouds: Clouds, group: Group, tol: float) -> tuple[Tensor, T
 
 
 def _skew_signs(clouds: Clouds, axes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return signs of third moments along the axes, and how large these are, relative; constants."""
-    coordinates = clouds.seen_from(offsets.detach(), axes.detach())
-    third = clouds.total(coordinates**3)
-    skewness = third.abs() / _nonzero(clouds.total(coordinates.abs() ** 3))
+    """Return signs of third moments along the axes, and how large these are, relative."""
+    coordinates = seen_from(clouds, offsets, axes)
+    third = totals(clouds, coordinates**3)
+    skewness = third.abs() / _nonzero(totals(clouds, coordinates.abs() ** 3))
     return torch.where(third < 0, -1.0, 1.0).to(axes.dtype), skewness
 
 

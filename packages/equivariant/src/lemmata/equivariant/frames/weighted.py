@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.equivariant.frames.clouds import Clouds, gather_clouds
+from lemmata.equivariant.frames.clouds import Clouds, centroids, gather_clouds, offsets_from, padded, scaled
 from lemmata.equivariant.frames.pca import Frames, Group, axis_signs
 
 __all__ = ["weighted_frames"]
@@ -78,10 +78,10 @@ def weighted_frames(
     """
     if candidates is not None and candidates < 1:
         raise ValueError(f"`candidates` (={candidates}) must be at least 1")
-    clouds = gather_clouds(x, mask, weights, batch, num_clouds).padded()
+    clouds = padded(gather_clouds(x, mask, weights, batch, num_clouds))
     signs = axis_signs(x.shape[-1], group, x.device)
     with torch.autocast(x.device.type, enabled=False):
-        centroid = clouds.centroid()
+        centroid = centroids(clouds)
         origin = centroid if group in {"SE", "E", "T"} else torch.zeros_like(centroid)
         if group == "T":
             eye = torch.eye(x.shape[-1], dtype=origin.dtype, device=origin.device)
@@ -89,7 +89,7 @@ def weighted_frames(
             return Frames(eye.expand(*ones.shape[:-1], 1, *eye.shape), origin, ones[..., 0], ones[..., :1])
         if not flips:
             signs = signs[(signs[:, :-1] > 0).all(-1)]
-        found = _tuples(clouds, clouds.scaled(clouds.offsets(origin)), candidates)
+        found = _tuples(clouds, scaled(clouds, offsets_from(clouds, origin)), candidates)
         axes = torch.cat([found.axes, _orthogonal(found.axes)[..., None]], dim=-1)
         rotation = (axes[..., None, :, :] * signs.to(axes.dtype)[:, None, :]).flatten(-4, -3)
     weight = (found.weight / len(signs)).repeat_interleave(len(signs), dim=-1)
