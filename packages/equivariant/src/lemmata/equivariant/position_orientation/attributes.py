@@ -117,7 +117,7 @@ def _spatial(r: Tensor, o: Tensor, p: Tensor | None, eps: float) -> list[Tensor]
     found = [along, (across + eps * eps).sqrt()]
     if p is None:
         return found
-    return [*found, _dot(o, p), _dot(p, r), _dot(torch.linalg.cross(o, p), r)]
+    return [*found, _dot(o, p), _dot(p, r), _triple(o, p, r)]
 
 
 def _planar(r: Tensor, o: Tensor, p: Tensor | None) -> list[Tensor]:
@@ -129,6 +129,14 @@ def _planar(r: Tensor, o: Tensor, p: Tensor | None) -> list[Tensor]:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Return inner products over the last axis."""
     return (a * b).sum(-1)
+
+
+def _triple(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return the determinants of triples of vectors in space."""
+    return sum(
+        (a[..., i] * (b[..., j] * c[..., k] - b[..., k] * c[..., j]) for i, j, k in ((1, 2, 0), (2, 0, 1))),
+        a[..., 0] * (b[..., 1] * c[..., 2] - b[..., 2] * c[..., 1]),
+    )
 
 
 def _wedge(a: Tensor, b: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class OrientationGrid(ConstantModule):
         They do for `dihedral`, `icosahedron` and `dodecahedron`, and for `circle` with an even number. Then a
         frame known up to its axes' signs carries the grid to one place.
         """
-        return bool(_maps_to_itself(self._masters["vectors"], half_turns(self.dim)).all())
+        return bool(_maps_to_itself(self._masters["vectors"], half_turns(self.dim), 1e-14).all())
 
     def get_extra_state(self) -> Tensor:
         """Return what the state dict keeps of the grid: its vectors in float64."""
@@ -135,6 +135,7 @@ def half_turns(dim: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
 def _vectors(n: int, kind: str, seed: int) -> Tensor:
     """Return the vectors of a grid, float64 on the CPU."""
     if kind == "circle":
@@ -169,9 +170,10 @@ def _polyhedron(kind: str) -> Tensor:
 
 def _equilibrium(n: int, images: Tensor, seed: int) -> Tensor:
     """Return charges in equilibrium, made of the images of some under a few rotations."""
+    count = n // len(images)
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    free = torch.randn(n // len(images), 3, generator=generator, dtype=torch.float64, device="cpu")
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with torch.enable_grad():
+        free = torch.randn(count, 3, generator=generator, dtype=torch.float64, device="cpu")
         free.requires_grad_()
         descent = torch.optim.LBFGS(
             [free],
@@ -191,7 +193,8 @@ def _equilibrium(n: int, images: Tensor, seed: int) -> Tensor:
         descent.step(energy)  # type: ignore[no-untyped-call] # likewise
     points = _images(free.detach(), images)
     for _ in range(NEWTON_STEPS if n <= NEWTON_LARGEST else 0):
-        points = _newton_step(points)
+        # Along soft modes rounding would grow; made of images again, the points keep their symmetry exactly.
+        points = _images(_newton_step(points)[:count], images)
     return points
 
 
@@ -242,7 +245,7 @@ def _symmetry_group(vectors: Tensor) -> Tensor:
         products = vectors @ vectors.mT
         here, there = ((products - first @ second).abs() < 1e-9).nonzero(as_tuple=True)
         candidates = _frames(vectors[here], vectors[there]) @ _frames(first, second).mT
-    found = candidates[_maps_to_itself(vectors, candidates)]
+    found = candidates[_maps_to_itself(vectors, candidates, 1e-8)]
     turn = torch.diagonal(found, dim1=-2, dim2=-1).sum(-1)
     return found[turn.argsort(descending=True, stable=True)]
 
@@ -258,8 +261,8 @@ def _planar_frames(a: Tensor) -> Tensor:
     return torch.stack([a, torch.stack([-a[..., 1], a[..., 0]], dim=-1)], dim=-1)
 
 
-def _maps_to_itself(vectors: Tensor, rotations: Tensor) -> Tensor:
-    """Tell which rotations permute unit vectors, to 1e-8."""
+def _maps_to_itself(vectors: Tensor, rotations: Tensor, tolerance: float) -> Tensor:
+    """Tell which rotations permute unit vectors."""
     turned = vectors @ rotations.mT
     nearest = (turned @ vectors.mT).argmax(-1)
-    return (turned - vectors[nearest]).abs().amax((-2, -1)) < 1e-8
+    return (turned - vectors[nearest]).abs().amax((-2, -1)) < tolerance
