@@ -230,6 +230,7 @@ def _split(split: Split, files: Mapping[str, str]) -> dict[str, Any]:
         "hash": f"hash of {'the structure' if split.key is None else f'`{split.key}`'}",
     }[split.rule]
     cut = [f"{f:.0%} {part}" for part, f in (("validation", split.validation), ("test", split.test)) if f]
+    together = f", `{split.key}` kept together" if split.key is not None and split.rule == "blocks" else ""
     given = [f"{part} from {file}" for part, file in files.items()]
     return {
         "rule": split.rule,
@@ -239,7 +240,7 @@ def _split(split: Split, files: Mapping[str, str]) -> dict[str, Any]:
         "key": split.key,
         "seed": split.seed,
         "files": dict(files),
-        "description": "; ".join([*([f"{how} ({', '.join(cut)})"] if cut else []), *given])
+        "description": "; ".join([*([f"{how}{together} ({', '.join(cut)})"] if cut else []), *given])
         or "all for training",
     }
 

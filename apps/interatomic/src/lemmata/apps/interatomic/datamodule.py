@@ -43,7 +43,8 @@ class AtomsDataModule(LightningDataModule):
         forces_key: What the files call forces, likewise.
         stress_key: What the files call stresses or virials, likewise.
         split: How a file is split: `blocks` or `hash`.
-        split_key: With `hash`, an entry of the comment line whose frames stay together.
+        split_key: An entry of the comment line whose frames stay together; `blocks` keeps `trajectory`
+            together.
         validation_fraction: Fraction of a file for validation.
         test_fraction: Fraction of a file for tests.
         gap: With `blocks`, frames to leave out between two parts.

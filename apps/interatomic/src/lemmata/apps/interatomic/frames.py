@@ -166,7 +166,7 @@ def read_frames(
 def write_frames(path: Path | str, frames: Iterable[Atoms]) -> Path:
     """Write frames as extended XYZ, atomically, with labels as `energy`, `forces` and `stress`.
 
-    Positions and forces have eight decimals.
+    Positions and forces have eight decimals. Results of other names, arrays and constraints are not written.
 
     Args:
         path: The file; one that is there is replaced.
@@ -180,7 +180,7 @@ def write_frames(path: Path | str, frames: Iterable[Atoms]) -> Path:
     from lemmata.apps.kit.files import write_atomically
 
     with write_atomically(path) as draft, draft.open("w", encoding="utf-8") as file:
-        write_xyz(file, list(frames))
+        write_xyz(file, [_with_labels(atoms, _canonical(atoms)) for atoms in frames])
     return Path(path)
 
 
@@ -312,6 +312,12 @@ def _coincide(atoms: Atoms) -> bool:
     (source, target), shift = neighbours(atoms.positions, atoms.cell.array, atoms.pbc, 1.0)
     vectors = atoms.positions[source] - atoms.positions[target] + shift @ atoms.cell.array
     return bool((np.linalg.norm(vectors, axis=1) < CLOSEST).any())
+
+
+def _canonical(atoms: Atoms) -> dict[str, np.ndarray]:
+    """Return the labels among the results of a frame's calculator."""
+    results: dict[str, Any] = getattr(atoms.calc, "results", {})
+    return {name: np.asarray(results[name], np.float64) for name in KNOWN_KEYS if name in results}
 
 
 def _with_labels(atoms: Atoms, labels: Mapping[str, np.ndarray]) -> Atoms:

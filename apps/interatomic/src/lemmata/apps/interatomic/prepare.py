@@ -44,7 +44,7 @@ def prepare(
         forces_key: What the files call forces, likewise.
         stress_key: What the files call stresses, or virials (with virial in the name), likewise.
         split: How the source is split: blocks (contiguous in time) or hash (of the structure); not at random.
-        split_key: With hash, an entry of the comment line whose frames stay together, say a trajectory's.
+        split_key: An entry of the comment line whose frames stay together; blocks keeps trajectory together.
         validation_fraction: Fraction of the source for validation.
         test_fraction: Fraction of the source for tests.
         gap: With blocks, frames to leave out between two parts.

@@ -17,6 +17,7 @@ __all__ = ["Split", "fingerprint", "looks_like_a_trajectory", "split_frames"]
 
 BLOCKS, HASH = "blocks", "hash"
 PARTS = ("train", "validation", "test")
+TRAJECTORY = "trajectory"
 FRAMES_OF_A_GROUP = 10
 DIGITS = 3
 
@@ -33,8 +34,8 @@ class Split:
         validation: Fraction for validation.
         test: Fraction for tests.
         gap: With `blocks`, frames left out between two parts.
-        key: With `hash`, an entry of the comment line, say the number of a trajectory, whose frames stay
-            together.
+        key: An entry of the comment line, say the number of a trajectory, whose frames stay together. Where
+            None, `blocks` goes by `trajectory` if all frames have it, and `hash` by the structure.
         seed: With `hash`, another choice.
 
     Raises:
@@ -61,8 +62,6 @@ class Split:
             )
         if self.gap < 0 or (self.gap and self.rule == HASH):
             raise ValueError(f"`gap` (={self.gap}) must be at least 0, and 0 with `split` {HASH}")
-        if self.key is not None and self.rule == BLOCKS:
-            raise ValueError(f"`split_key` (={self.key!r}) goes with `split` {HASH}")
         if self.seed < 0:
             raise ValueError(f"`seed` (={self.seed}) must be an integer of at least 0")
 
@@ -162,13 +161,32 @@ def _by_blocks(frames: Sequence[Atoms], split: Split) -> dict[str, list[int]]:
         validations = round(split.validation * len(group))
         if len(groups) == 1:  # of a few frames, each part that is wanted gets one
             tests, validations = max(tests, int(split.test > 0)), max(validations, int(split.validation > 0))
-        last = len(group) - tests
+        borders = _borders([frames[number] for number in group], split.key)
+        last = _nearest(len(group) - tests, borders) if tests else len(group)
+        stop = max(0, last - (split.gap if tests else 0))
+        first = (
+            _nearest(stop - validations, [place for place in borders if place < stop])
+            if validations
+            else stop
+        )
         parts["test"] += group[last:]
-        last -= split.gap if tests else 0
-        first = max(0, last - validations)
-        parts["validation"] += group[first : max(0, last)]
+        parts["validation"] += group[first:stop]
         parts["train"] += group[: max(0, first - (split.gap if validations else 0))]
     return parts
+
+
+def _borders(frames: Sequence[Atoms], key: str | None) -> list[int]:
+    """Return the places before which a sequence of frames may be cut; everywhere where none has the key."""
+    values = [str(atoms.info.get(TRAJECTORY if key is None else key, "")) for atoms in frames]
+    if key is not None and "" in values:
+        raise ValueError(f"a frame has no entry `split_key` (={key!r}); expected one in every frame")
+    changes = [place for place in range(1, len(values)) if values[place] != values[place - 1]]
+    return changes if "" not in values else []
+
+
+def _nearest(place: int, borders: Sequence[int]) -> int:
+    """Return the border nearest to a place, the place itself where there is no border."""
+    return min(borders, key=lambda border: abs(border - place), default=max(0, place))
 
 
 def _by_hash(frames: Sequence[Atoms], split: Split) -> dict[str, list[int]]:
