@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lemmata.equivariant.constants import ConstantModule
-from lemmata.equivariant.o3 import solid_harmonics, spherical_harmonics, unit_vectors, wigner_d_stack
+from lemmata.equivariant.o3 import fibonacci_sphere, solid_harmonics, spherical_harmonics, unit_vectors
 from lemmata.equivariant.tensor_product.gaunt import GauntTensorProduct, Weight, degree_scales
 
 __all__ = ["GauntConvolution", "RotatedProduct", "frame_of_direction"]
@@ -155,6 +155,8 @@ class RotatedProduct(ConstantModule):
         device: Of the constants.
     """
 
+    points: Tensor
+    inverses: Tensor
     filters: Tensor
     to_latitudes: Tensor
     from_latitudes: Tensor
@@ -186,7 +188,15 @@ class RotatedProduct(ConstantModule):
         if scale is not None:
             projection_KGL = projection_KGL * scale[(degrees * (degrees + 1))[: lmax_out + 1]]
         polar_L = (2 * degrees[: lmax_filter + 1].to(torch.float64) + 1).sqrt()
+        # A degree's harmonics at these points tell its coefficients, as well conditioned as twice that many
+        # would: half of the sphere suffices, for a degree has one parity.
+        turned = max(lmax_in, lmax_out)
+        points = fibonacci_sphere(6 * (2 * turned + 1))[: 3 * (2 * turned + 1)]
+        harmonics_PM = solid_harmonics(turned, points)
+        inverses = [torch.linalg.pinv(harmonics_PM[:, l * l : (l + 1) ** 2]) for l in range(turned + 1)]
         constants = {
+            "points": points,
+            "inverses": torch.cat(inverses),
             "to_latitudes": latitude_KLG[:, : lmax_in + 1],
             "from_latitudes": projection_KGL,
             "filters": latitude_KLG[self.mmax, : lmax_filter + 1] * polar_L[:, None],
@@ -207,20 +217,26 @@ class RotatedProduct(ConstantModule):
             directions: Unit vectors, or zero.
             weight: Of each degree of the filter, broadcasting to `(E, C, lmax_filter + 1)`; ones where None.
         """
-        turns = wigner_d_stack(range(max(self.lmax_in, self.lmax_out) + 1), frame_of_direction(directions))
+        turns = self._turns(frame_of_direction(directions))
         x_KBL = self._to_orders([x[..., l * l : (l + 1) ** 2] @ turns[l] for l in range(self.lmax_in + 1)])
         shape = x.shape[:-1]
         values_KBG = torch.bmm(x_KBL, self.to_latitudes)
         product_KBG = values_KBG * self._filters(directions, weight).expand(*shape, -1).flatten(0, 1)
-        z_BKL = (
-            torch.bmm(product_KBG, self.from_latitudes).movedim(0, 1).reshape(*shape, 2 * self.mmax + 1, -1)
-        )
+        z_KBL = torch.bmm(product_KBG, self.from_latitudes)
+        z_BKL = z_KBL.movedim(0, 1).reshape(*shape, 2 * self.mmax + 1, self.lmax_out + 1)
         degrees = []
         for l in range(self.lmax_out + 1):
             m = min(l, self.mmax)
             orders = z_BKL[..., self.mmax - m : self.mmax + m + 1, l]
             degrees.append(orders @ turns[l][..., l - m : l + m + 1].mT)
         return torch.cat(degrees, dim=-1)
+
+    def _turns(self, frames: Tensor) -> list[Tensor]:
+        """Return the matrices by which rotations act on each degree, as `o3.wigner_d`."""
+        lmax = max(self.lmax_in, self.lmax_out)
+        harmonics_EPM = solid_harmonics(lmax, self.points @ frames.mT)
+        places = [slice(l * l, (l + 1) ** 2) for l in range(lmax + 1)]
+        return [(self.inverses[place] @ harmonics_EPM[..., place]).mT for place in places]
 
     def _to_orders(self, degrees: list[Tensor]) -> Tensor:
         """Return coefficients by order, row and degree, zero where there are none."""
@@ -233,7 +249,7 @@ class RotatedProduct(ConstantModule):
     def _filters(self, directions: Tensor, weight: Tensor | None) -> Tensor:
         """Return the filters' values by edge, channel or one, and latitude."""
         there = (directions != 0).any(-1)[:, None, None]
-        filters = self.filters if weight is None else weight @ self.filters
+        filters = self.filters.sum(0) if weight is None else weight @ self.filters
         constant = self.filters[0] if weight is None else weight[..., :1] * self.filters[0]
         return torch.where(there, filters, constant)
 

@@ -99,18 +99,20 @@ class FourierProduct(ConstantModule):
         )
         fourier_VBU = torch.fft.rfft2(product, dim=(-1, 0), norm="forward")[: self.lmax_out + 1]
         shape = fourier_VBU.shape[1:-1]
-        parts_KBU = torch.cat([fourier_VBU.real, fourier_VBU.imag]).flatten(1, -2)
+        parts_KBU = torch.cat([fourier_VBU.real, fourier_VBU.imag])
+        parts_KBU = parts_KBU.reshape(2 * (self.lmax_out + 1), math.prod(shape), self.n_theta)
         harmonic_BKL = torch.bmm(parts_KBU, self.from_fourier).movedim(0, -2)
-        return harmonic_BKL.flatten(-2).index_select(-1, self.places_out).reshape(*shape, -1)
+        z = harmonic_BKL.flatten(-2).index_select(-1, self.places_out)
+        return z.reshape(*shape, self.places_out.shape[0])
 
     def _on_torus(self, x: Tensor, places: Tensor, expansion_KLU: Tensor) -> Tensor:
         """Return values by longitude, the leading axes, and latitude continued to the full circle."""
         shape, (parts, degrees, frequencies) = x.shape[:-1], expansion_KLU.shape
-        x_KBL = (
-            x.reshape(-1, x.shape[-1]).index_select(-1, places).reshape(-1, parts, degrees).transpose(0, 1)
-        )
+        rows = math.prod(shape)
+        gathered = x.reshape(rows, x.shape[-1]).index_select(-1, places)
+        x_KBL = gathered.reshape(rows, parts, degrees).transpose(0, 1)
         real, imaginary = torch.bmm(x_KBL, expansion_KLU).chunk(2)
-        spectrum_VBU = torch.complex(real, imaginary).reshape(-1, *shape, frequencies)
+        spectrum_VBU = torch.complex(real, imaginary).reshape(parts // 2, *shape, frequencies)
         values: Tensor = torch.fft.irfft2(
             spectrum_VBU, s=(self.n_theta, self.n_phi), dim=(-1, 0), norm="forward"
         )
