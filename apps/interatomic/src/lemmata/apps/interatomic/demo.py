@@ -72,7 +72,7 @@ def demo(
     console.rule("3 of 4: errors on frames it has not seen")
     evaluate(run, str(out / "data"), out=out / "errors")
     console.rule(f"4 of 4: {picoseconds:g} ps of dynamics at 300 K")
-    md(run, molecule, out=out / "md", picoseconds=picoseconds, seed=seed)
+    md(run, str(out / "data" / "test.xyz"), out=out / "md", picoseconds=picoseconds, seed=seed)
     _say_where(console, out, time.perf_counter() - started)
     return out
 
