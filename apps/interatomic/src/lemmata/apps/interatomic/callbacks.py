@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from lemmata.apps.interatomic.losses import LossWeights
 
@@ -15,8 +15,8 @@ __all__ = ["RunningAverage", "StageTwo", "average", "planned_steps"]
 class RunningAverage(Callback):
     """Moves `averaged` of the module towards `potential` after each step of the optimiser.
 
-    The average is part of the module's state, so that every checkpoint holds it and a resumed run goes on with
-    it. It starts as a mean over few steps: after step $t$ the weight of what was before is at most
+    The average is part of the module's state, so that every checkpoint holds it and a resumed run goes on
+    with it. It starts as a mean over few steps: after step $t$ the weight of what was before is at most
     $(1 + t) / (10 + t)$.
 
     Args:
@@ -85,7 +85,8 @@ def average(averaged: nn.Module, trained: nn.Module, decay: float) -> None:
         trained: Holds the newest weights.
         decay: Weight of what was before.
     """
-    before, now = list(averaged.parameters()), list(trained.parameters())
+    before: list[Tensor] = list(averaged.parameters())
+    now: list[Tensor] = list(trained.parameters())
     torch._foreach_lerp_(before, now, 1 - decay)
 
 

@@ -5,8 +5,8 @@ The loss of a batch is
 $$w_E \left\langle \rho\!\left(\frac{\Delta E}{N}\right) \right\rangle + w_F \left\langle \rho(\Delta F)
 \right\rangle + w_S \left\langle \rho(\Delta \sigma) \right\rangle,$$
 
-with $\rho(x) = x^2$ or Huber's function, each mean over the labelled components alone: a configuration without a
-label neither adds to a sum nor counts in it. Weights of configurations multiply their terms.
+with $\rho(x) = x^2$ or Huber's function, each mean over the labelled components alone: a configuration
+without a label neither adds to a sum nor counts in it. Weights of configurations multiply their terms.
 """
 
 from dataclasses import dataclass

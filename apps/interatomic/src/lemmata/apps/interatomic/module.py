@@ -32,8 +32,10 @@ class DivergedError(FloatingPointError, ValueError):
 class TrainingAtoms(Protocol):
     """What the module asks of its data module."""
 
-    reference: Reference | None
-    batch_size: int
+    @property
+    def reference(self) -> Reference:
+        """What is known of the training configurations."""
+        ...
 
     def train_dataloader(self) -> Any:
         """Return training batches, whose number is known."""
@@ -93,6 +95,8 @@ class InteratomicModule(LightningModule):
             raise ValueError(f"`huber_delta` (={huber_delta}) must be positive")
         check_optimization(optimizer, schedule, lr, weight_decay, warmup)
         self.save_hyperparameters()
+        self.model_options = {"model": model, "zbl": zbl, **(model_options or {})}
+        self.kind, self.huber_delta = loss, huber_delta
         self.loss_weights = LossWeights(energy_weight, forces_weight, stress_weight)
         self.final_weights = LossWeights(
             energy_weight if stage_two_at == 1 else stage_two_energy_weight, forces_weight, stress_weight
@@ -110,12 +114,9 @@ class InteratomicModule(LightningModule):
         return self._callbacks
 
     def configure_model(self) -> None:
-        """Build the potential for the data module's configurations, once; without training, a checkpoint does."""
+        """Build the potential for the data module's frames, once; without training, a checkpoint does."""
         if self.config is None and self.trainer.training:
-            reference = self._data().reference
-            if reference is None:
-                raise RuntimeError("the data module is not set up")
-            self.build(self.config_for(reference))
+            self.build(self.config_for(self._data().reference))
 
     def config_for(self, reference: Reference) -> dict[str, Any]:
         """Return what rebuilds a potential for some data.
@@ -162,8 +163,8 @@ class InteratomicModule(LightningModule):
             self(data, training=True),
             data,
             self.loss_weights,
-            kind=self.hparams["loss"],
-            delta=self.hparams["huber_delta"],
+            kind=self.kind,
+            delta=self.huber_delta,
         )
         if not bool(torch.isfinite(loss)):
             raise DivergedError(
@@ -246,14 +247,13 @@ class InteratomicModule(LightningModule):
             before = checkpoint["hyper_parameters"][name]
             if before != self.hparams[name]:
                 raise ValueError(
-                    f"`{name}` (={self.hparams[name]!r}) is not the checkpoint's, {before!r}; resume with the "
-                    "same"
+                    f"`{name}` (={self.hparams[name]!r}) is not the checkpoint's, {before!r}; resume with "
+                    "the same"
                 )
 
     def _config(self, known: Mapping[str, Any]) -> dict[str, Any]:
         """Return the whole configuration of a potential, from what is known of the data and the options."""
-        options = self.hparams["model_options"] or {}
-        return {"model": self.hparams["model"], "zbl": self.hparams["zbl"], **known, **options}
+        return {**known, **self.model_options}
 
     def _log_errors(self, stage: str) -> None:
         """Log errors, and the loss they amount to with the weights of the last stage.

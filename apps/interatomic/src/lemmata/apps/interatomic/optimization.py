@@ -41,8 +41,8 @@ def make_optimizer(
     """Return an optimiser for all parameters of a potential.
 
     Args:
-        name: `adam` and `adamw` keep the largest second moment (AMSGrad), `muon` makes the updates of matrices
-            orthogonal and leaves the rest to AdamW.
+        name: `adam` and `adamw` keep the largest second moment (AMSGrad), `muon` makes the updates of
+            matrices orthogonal and leaves the rest to AdamW.
         model: The potential.
         lr: Largest learning rate; with `muon` that of the matrices, 0.3 times of which is AdamW's.
         weight_decay: Of matrices alone; added to gradients by `adam`, decoupled with the others.

@@ -57,8 +57,8 @@ def train(
         checkpoint_every: Steps between two writes of last.ckpt within an epoch; 0 for epochs' ends alone.
 
     Returns:
-        The run's folder: checkpoints, metrics.csv (columns step, train_loss, val_loss, val_energy_mae in meV an
-        atom, val_forces_mae in meV/A, ...), TensorBoard's events.
+        The run's folder: checkpoints, metrics.csv (columns step, train_loss, val_loss, val_energy_mae in
+        meV an atom, val_forces_mae in meV/A, ...), TensorBoard's events.
 
     Raises:
         FileExistsError: Where the folder holds a run and neither `force` nor `resume` is given.

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from lemmata.apps.interatomic.models.zbl import ZieglerBiersackLittmark
 
-__all__ = ["Graph", "Potential", "Prediction", "sum_by"]
+__all__ = ["Graph", "Interaction", "Potential", "Prediction", "sum_by"]
 
 # Atomic numbers are below this.
 N_ELEMENTS = 119
@@ -225,7 +225,7 @@ class Potential(nn.Module):
         energies = self.scale * self.atomic_energies(graph) + self.shift
         if self.repulsion is not None:
             pairs = self.repulsion(graph.species[graph.source], graph.species[graph.target], graph.distances)
-            energies = energies + sum_by(pairs, graph.target, len(graph.species))
+            energies = energies + sum_by(pairs, graph.target, graph.species.shape[0])
         return energies
 
     @staticmethod
@@ -252,6 +252,30 @@ class Potential(nn.Module):
         return self
 
 
+class Interaction(nn.Module):
+    """A potential as a function of tensors: edge vectors, species and edges to the atoms' energies.
+
+    Args:
+        potential: The potential.
+    """
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> Tensor:
+        """Return the atoms' interaction energies, eV.
+
+        Args:
+            vectors: Of the edges, A.
+            species: Places of the atoms' elements.
+            edge_index: Sources and targets.
+        """
+        source, target = edge_index.unbind(0)
+        graph = Graph(species, source, target, vectors, vectors, torch.zeros_like(species), 1)
+        return self.potential.interaction(self.potential.graph_of(graph))
+
+
 def sum_by(values: Tensor, index: Int[Tensor, " n"], size: int) -> Tensor:
     """Sum rows by an index.
 
@@ -269,13 +293,13 @@ def sum_by(values: Tensor, index: Int[Tensor, " n"], size: int) -> Tensor:
 
 def _forces(graph: Graph, slope: Tensor) -> Tensor:
     """Return the atoms' forces."""
-    size = len(graph.species)
+    size = graph.species.shape[0]
     return sum_by(slope, graph.target, size) - sum_by(slope, graph.source, size)
 
 
 def _atomic_virial(graph: Graph, slope: Tensor) -> Tensor:
     """Return the atoms' symmetric shares of the energy's derivative by strain."""
-    outer, size = graph.vectors[:, :, None] * slope[:, None, :], len(graph.species)
+    outer, size = graph.vectors[:, :, None] * slope[:, None, :], graph.species.shape[0]
     halves = (outer + outer.mT) / 4
     return sum_by(halves, graph.target, size) + sum_by(halves, graph.source, size)
 
