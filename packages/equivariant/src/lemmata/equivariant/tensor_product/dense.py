@@ -91,6 +91,8 @@ class DenseProduct(nn.Module):
     ) -> None:
         super().__init__()
         self.table = table
+        self.irreps1, self.irreps2, self.irreps_out = table.irreps1, table.irreps2, table.irreps_out
+        self.weight_numel = table.weight_numel
         self.layout: FeatureLayout = layout
         live = [n for n, path in enumerate(table.paths) if table.irreps_out[path.i_out].mul * _fan(table, n)]
         self.groups1 = groups_of(table.irreps1, (table.paths[n].i1 for n in live))

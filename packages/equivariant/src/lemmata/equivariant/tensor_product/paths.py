@@ -30,6 +30,7 @@ __all__ = [
     "channelwise_paths",
     "full_paths",
     "fully_connected_paths",
+    "path_table",
 ]
 
 Mode = Literal["uvw", "uvu", "uuu", "uvuv"]
@@ -203,6 +204,63 @@ def full_paths(
     out, triples = _own_entries(first, second, keep, lambda mul1, mul2: mul1 * mul2)
     paths = tuple(Path(i1, i2, i_out, "uvuv", ()) for i1, i2, i_out in triples)
     return _normalized(PathTable(first, second, out, paths), irrep_normalization, "element")
+
+
+def path_table(
+    irreps1: Irreps | str,
+    irreps2: Irreps | str,
+    irreps_out: Irreps | str | None = None,
+    *,
+    kind: str = "full",
+    keep: Iterable[Irrep | str] | None = None,
+    irrep_normalization: IrrepNormalization = "component",
+    path_normalization: PathNormalization = "element",
+) -> PathTable:
+    """Return the paths of a product of a kind.
+
+    Args:
+        irreps1: Of the first input.
+        irreps2: Of the second input.
+        irreps_out: Of the output. A fully connected product needs it; of a full one it must equal what the
+            inputs and `keep` (by default its own irreps) give.
+        kind: `"full"`, `"channelwise"` or `"fully_connected"`.
+        keep: The irreps of the output where `irreps_out` is None.
+        irrep_normalization: As `fully_connected_paths`.
+        path_normalization: As `fully_connected_paths`.
+
+    Raises:
+        ValueError: Where the output is missing or is not what the kind gives, or a name is unknown.
+    """
+    if kind == "channelwise":
+        return channelwise_paths(
+            irreps1,
+            irreps2,
+            irreps_out,
+            keep=keep,
+            irrep_normalization=irrep_normalization,
+            path_normalization=path_normalization,
+        )
+    if kind == "fully_connected":
+        if irreps_out is None or keep is not None:
+            raise ValueError("a fully connected product needs `irreps_out`, and goes without `keep`")
+        return fully_connected_paths(
+            irreps1,
+            irreps2,
+            irreps_out,
+            irrep_normalization=irrep_normalization,
+            path_normalization=path_normalization,
+        )
+    if kind != "full":
+        raise ValueError(f"`kind` (={kind!r}) must be 'full', 'channelwise', 'fully_connected' or 'complete'")
+    given = None if irreps_out is None else Irreps(irreps_out)
+    kept = [entry.ir for entry in given] if given is not None and keep is None else keep
+    table = full_paths(irreps1, irreps2, keep=kept, irrep_normalization=irrep_normalization)
+    if given is not None and given.simplify() != table.irreps_out.simplify():
+        raise ValueError(
+            f"`irreps_out` (={given}) of a full product must be all that couples to these irreps, "
+            f"{table.irreps_out.simplify()}; leave it None, and name the irreps wanted in `keep`"
+        )
+    return table
 
 
 def _allowed(first: Irreps, second: Irreps, out: Irreps) -> list[tuple[int, int, int]]:

@@ -23,7 +23,7 @@ from lemmata.equivariant.tensor_product.dense import (
     Part,
 )
 
-__all__ = ["Nonzeros", "SparseProduct"]
+__all__ = ["Nonzeros", "SparseMap", "SparseProduct", "sparse_maps"]
 
 BLOCK_COLUMNS = 512
 """Products of samples and channels that are in work at once on a CPU: rows long enough to add them fast."""
@@ -55,25 +55,13 @@ class _SparsePart(Part):
 
     def constants(self, coupling_IMJ: Tensor) -> dict[str, Tensor]:
         """Return the values of the nonzeros in the order of each map; places become buffers."""
-        first, row, second = (coupling_IMJ.abs() > 1e-12).nonzero().unbind(1)
-        values = coupling_IMJ[first, row, second]
-        lengths = {
-            "first": coupling_IMJ.shape[0],
-            "row": coupling_IMJ.shape[1],
-            "second": coupling_IMJ.shape[2],
-        }
-        self.lengths = lengths
         constants = {}
-        for name, (a, b, to) in {
-            "row": (first, second, row),
-            "first": (row, second, first),
-            "second": (row, first, second),
-        }.items():
-            pairs, pair = torch.unique(torch.stack([a, b]), dim=1, return_inverse=True)
-            order = torch.argsort(to * max(pairs.shape[1], 1) + pair)
+        self.lengths: dict[str, int] = {}
+        for name, (values, index, pairs, length) in sparse_maps(coupling_IMJ).items():
+            self.register_buffer(f"{name}_index", index, persistent=False)
             self.register_buffer(f"{name}_pairs", pairs, persistent=False)
-            self.register_buffer(f"{name}_index", torch.stack([to, pair])[:, order], persistent=False)
-            constants[f"{name}_values"] = values[order]
+            constants[f"{name}_values"] = values
+            self.lengths[name] = length
         return constants
 
     def bilinear(self) -> Bilinear:
@@ -191,6 +179,27 @@ class Nonzeros(Bilinear):
     def block(self, channels: int) -> int:
         """Return how many samples fit the cache."""
         return max(BLOCK_COLUMNS // max(channels, 1), 1)
+
+
+def sparse_maps(coupling_IMJ: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor, int]]:
+    """Return values, index, pairs and length of the maps to the rows and, transposed, to either input.
+
+    Args:
+        coupling_IMJ: Couplings of the first input, rows and second input.
+    """
+    first, row, second = (coupling_IMJ.abs() > 1e-12).nonzero().unbind(1)
+    values = coupling_IMJ[first, row, second]
+    lengths = coupling_IMJ.shape
+    maps = {}
+    for name, (a, b, to), length in (
+        ("row", (first, second, row), lengths[1]),
+        ("first", (row, second, first), lengths[0]),
+        ("second", (row, first, second), lengths[2]),
+    ):
+        pairs, pair = torch.unique(torch.stack([a, b]), dim=1, return_inverse=True)
+        order = torch.argsort(to * max(pairs.shape[1], 1) + pair)
+        maps[name] = (values[order], torch.stack([to, pair])[:, order].contiguous(), pairs, length)
+    return maps
 
 
 def _by_component(x: Tensor, channels: int) -> Tensor:
