@@ -35,7 +35,7 @@ class Group:
     @property
     def components(self) -> int:
         """Number of components of all entries."""
-        return self.places[-1].stop
+        return int(self.places[-1].stop)
 
     def place(self, entry: int) -> slice:
         """Return where the components of an entry lie."""

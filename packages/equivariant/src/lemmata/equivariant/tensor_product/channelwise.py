@@ -1,8 +1,8 @@
 r"""Products channel by channel, a weight for each path and channel, block by block of samples in the cache.
 
 Message passing multiplies the features of an edge's source $x$ (`C` channels) with a filter $y$ (one channel,
-usually spherical harmonics of the edge's vector) along every path $p$, each with a weight of its own for each
-edge and channel; products of two features do the same with as many channels in $y$:
+usually spherical harmonics of the edge's vector) along every path $p$, each with a weight of its own for
+each edge and channel; products of two features do the same with as many channels in $y$:
 
 $$m_{p k c} = w_{p c} \sum_{i j} \kappa^p_{i j k}\, x_{i c}\, y_{j c} .$$
 
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK_ELEMENTS", "Bilinear", "Run", "channelwise_product", "channelwise_reference"]
+__all__ = ["BLOCK_ELEMENTS", "Bilinear", "Plan", "Run", "channelwise_product", "channelwise_reference"]
 
 BLOCK_ELEMENTS = 1 << 18
 """About this many numbers are in work at once on a CPU: 1 MiB of float32."""
@@ -98,7 +98,7 @@ def channelwise_product(
     Returns:
         Shape `(Z, K, C)`, or a row for each target where `target` is given.
     """
-    plan = _Plan(runs, bilinear, size)
+    plan = Plan(runs, bilinear, size)
     if torch.compiler.is_compiling():
         return channelwise_reference(x, y, weight, source, target, plan)
     result: Tensor = _Product.apply(x, y, weight, source, target, plan)
@@ -106,8 +106,8 @@ def channelwise_product(
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A product's map, and the steps around it that blocks of samples go through without recording gradients."""
+class Plan:
+    """A product's map, and the steps around it, which record no gradients."""
 
     runs: tuple[Run, ...]
     bilinear: Bilinear
@@ -167,7 +167,7 @@ class _Plan:
 
 
 def channelwise_reference(
-    x: Tensor, y: Tensor, weight: Tensor, source: Tensor | None, target: Tensor | None, plan: _Plan
+    x: Tensor, y: Tensor, weight: Tensor, source: Tensor | None, target: Tensor | None, plan: "Plan"
 ) -> Tensor:
     """Return the same by plain operations, for `torch.compile`, `torch.vmap` and higher derivatives."""
     x_ZIC = x if source is None else x.index_select(0, source)
@@ -191,7 +191,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, y: Tensor, weight: Tensor, source: Tensor | None, target: Tensor | None, plan: _Plan
+        x: Tensor, y: Tensor, weight: Tensor, source: Tensor | None, target: Tensor | None, plan: Plan
     ) -> Tensor:
         rows = y.shape[0] if target is None else plan.size or 0
         shape = (rows, plan.length, x.shape[2])
@@ -221,7 +221,8 @@ class _Product(torch.autograd.Function):
         *tensors, plan = inputs
 
         def product(*tensors: Any) -> Tensor:
-            return channelwise_reference(*tensors, plan)
+            x, y, weight, source, target = tensors
+            return channelwise_reference(x, y, weight, source, target, plan)
 
         return torch.vmap(product, in_dims=in_dims[:-1])(*tensors), 0
 
@@ -237,7 +238,7 @@ class _Gradient(torch.autograd.Function):
         weight: Tensor,
         source: Tensor | None,
         target: Tensor | None,
-        plan: _Plan,
+        plan: Plan,
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad_x = torch.empty_like(x) if source is None else torch.zeros_like(x)
         grad_y, grad_w = torch.empty_like(y), _like_weight(weight)
@@ -269,9 +270,11 @@ class _Gradient(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         *tensors, plan = inputs
 
-        def gradient(grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, *nodes: Any) -> tuple[Tensor, ...]:
+        def gradient(
+            grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, source: Any, target: Any
+        ) -> tuple[Tensor, ...]:
             def product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-                return channelwise_reference(x, y, weight, *nodes, plan)
+                return channelwise_reference(x, y, weight, source, target, plan)
 
             gradients: tuple[Tensor, ...] = torch.func.vjp(product, x, y, weight)[1](grad)
             return gradients
@@ -289,9 +292,9 @@ def _second(
     weight: Tensor,
     source: Tensor | None,
     target: Tensor | None,
-    plan: _Plan,
+    plan: Plan,
 ) -> tuple[Tensor, ...]:
-    """Return gradients of <a, grad_x> + <b, grad_y> + <c, grad_w> in the gradient, the inputs and the weights."""
+    """Return gradients of <a, grad_x> + <b, grad_y> + <c, grad_w> in gradient, inputs and weights."""
     grad_g = torch.empty_like(grad) if target is None else torch.zeros_like(grad)
     grad_x = torch.empty_like(x) if source is None else torch.zeros_like(x)
     grad_y, grad_w = torch.empty_like(y), _like_weight(weight)
@@ -328,11 +331,11 @@ def _third(
     weight: Tensor,
     source: Tensor | None,
     target: Tensor | None,
-    plan: _Plan,
+    plan: Plan,
 ) -> tuple[Tensor | None, ...]:
     """Return what `_second` returns, with a graph for third derivatives."""
     leaves = [t if t.requires_grad else t.detach().requires_grad_() for t in (grad, x, y, weight)]
-    product = channelwise_reference(*leaves[1:], source, target, plan)
+    product = channelwise_reference(leaves[1], leaves[2], leaves[3], source, target, plan)
     first = torch.autograd.grad(product, leaves[1:], leaves[0], create_graph=True)
     return torch.autograd.grad(first, leaves, (a, b, c), create_graph=True, allow_unused=True)
 

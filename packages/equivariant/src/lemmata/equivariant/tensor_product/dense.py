@@ -195,7 +195,8 @@ class DenseProduct(nn.Module):
         if self.weight_order is None:
             return weight
         chunks = weight.reshape(*weight.shape[:-1], weight.shape[-1] // self.chunk, self.chunk)
-        return chunks.index_select(-2, self.weight_order).flatten(-2)
+        ordered: Tensor = chunks.index_select(-2, self.weight_order).flatten(-2)
+        return ordered
 
 
 class Part(ConstantModule):

@@ -22,7 +22,7 @@ References:
 """
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from lemmata.equivariant.o3.irreps import Irrep, Irreps
 from lemmata.equivariant.tensor_product.blocks import FeatureLayout
 from lemmata.equivariant.tensor_product.cost import RATES, Counts, mixture_counts, path_counts
 from lemmata.equivariant.tensor_product.dense import DenseProduct
-from lemmata.equivariant.tensor_product.mixture import MixtureProduct, dense_features
+from lemmata.equivariant.tensor_product.mixture import MixtureMethod, MixtureProduct, dense_features
 from lemmata.equivariant.tensor_product.paths import (
     IrrepNormalization,
     PathNormalization,
@@ -121,6 +121,7 @@ class TensorProduct(nn.Module):
                 raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(get_args(values))}")
         self.kind = kind
         self.layout = layout
+        self.method: Method
         kept = None if keep is None else list(keep)
         self.product: DenseProduct | MixtureProduct
         if kind == "complete" or method in ("grid", "fourier", "matrix", "vector_signal"):
@@ -128,7 +129,12 @@ class TensorProduct(nn.Module):
             counts = mixture_counts(*irreps, rank=degree_rank, batch=batch)
             self.method = _fastest(counts, device) if method == "auto" else method
             self.product = MixtureProduct(
-                *irreps, method=self.method, rank=degree_rank, layout=layout, dtype=dtype, device=device
+                *irreps,
+                method=cast("MixtureMethod", self.method),
+                rank=degree_rank,
+                layout=layout,
+                dtype=dtype,
+                device=device,
             )
         else:
             if degree_rank is not None:
@@ -205,8 +211,8 @@ class TensorProduct(nn.Module):
         self,
         x: Tensor,
         y: Tensor,
+        weight: Tensor | None,
         edge_index: Tensor,
-        weight: Tensor | None = None,
         *,
         size: int | None = None,
     ) -> Tensor:
@@ -218,8 +224,8 @@ class TensorProduct(nn.Module):
         Args:
             x: Features of the nodes, shape `(N, irreps1.dim)`.
             y: Filters of the edges, shape `(E, irreps2.dim)`.
-            edge_index: Source and target node of each edge, shape `(2, E)`.
             weight: As `forward`, with one axis for the edges where each has its own.
+            edge_index: Source and target node of each edge, shape `(2, E)`.
             size: Number of targets; that of the nodes where None.
 
         Returns:
@@ -266,11 +272,12 @@ def _flat(x: Tensor, batch: torch.Size) -> Tensor:
     return x.expand(*batch, x.shape[-1]).reshape(batch.numel(), x.shape[-1])
 
 
-def _fastest(counts: dict[str, Counts], device: torch.device | str | None) -> str:
+def _fastest(counts: dict[str, Counts], device: torch.device | str | None) -> Method:
     """Return the method that costs least; the large matrix products on anything but a CPU."""
     if torch.device(device or "cpu").type != "cpu":
         return "dense"
-    return min(counts, key=lambda method: RATES["cpu"].seconds(counts[method]))
+    fastest = min(counts, key=lambda method: RATES["cpu"].seconds(counts[method]))
+    return cast("Method", fastest)
 
 
 def _mixture_irreps(

@@ -34,7 +34,7 @@ from lemmata.equivariant.tensor_product.matrix import MatrixTensorProduct
 from lemmata.equivariant.tensor_product.sparse import Nonzeros, SparseMap, sparse_maps
 from lemmata.equivariant.tensor_product.vector_signal import VectorSignalTensorProduct
 
-__all__ = ["DenseFeatures", "MixtureProduct", "dense_features"]
+__all__ = ["DenseFeatures", "MixtureMethod", "MixtureProduct", "dense_features"]
 
 MixtureMethod = Literal["dense", "sparse", "grid", "fourier", "matrix", "vector_signal"]
 
@@ -231,7 +231,10 @@ class MixtureProduct(ConstantModule):
             return Nonzeros(
                 *(
                     SparseMap(
-                        *(self.get_buffer(f"{name}_{part}") for part in ("values", "index", "pairs")), length
+                        self.get_buffer(f"{name}_values"),
+                        self.get_buffer(f"{name}_index"),
+                        self.get_buffer(f"{name}_pairs"),
+                        length,
                     )
                     for name, length in self._lengths.items()
                 )
@@ -241,14 +244,14 @@ class MixtureProduct(ConstantModule):
             return FilterMatrices(self.coefficients.permute(1, 2, 0).reshape(components2, -1), components1)
         return OuterProducts(self.coefficients.flatten(0, 1), components1)
 
-    def _weight_sizes(self) -> tuple[int, int, int]:
+    def _weight_sizes(self) -> list[int]:
         """Return the number of weights of both inputs and of the output."""
         rank = self.rank or 0
-        return (
+        return [
             rank * (self.sizes.lmax1 + 1) * self.sizes.channels1,
             rank * (self.sizes.lmax2 + 1) * self.sizes.channels2,
             rank * len(self.irreps_out) * self.sizes.channels1,
-        )
+        ]
 
 
 def _function(irreps: Irreps, name: str) -> tuple[int, int, int]:
@@ -279,7 +282,7 @@ def _fixed_product(sizes: DenseFeatures, method: MixtureMethod, dtype: torch.dty
     if method == "matrix":
         return MatrixTensorProduct(*degrees, shared_y=shared, dtype=dtype)
     if not any(sizes.odd) and method != "vector_signal":
-        transform = "fourier" if method == "fourier" else "grid"
+        transform: Literal["fourier", "grid"] = "fourier" if method == "fourier" else "grid"
         return GauntTensorProduct(
             *degrees, degree_weights=False, method=transform, shared_y=shared, dtype=dtype
         )

@@ -133,7 +133,7 @@ class SparseMap:
                 is_coalesced=True,
                 check_invariants=False,
             )
-            rows = torch.sparse.mm(matrix, outer)
+            rows: Tensor = torch.sparse.mm(matrix, outer)
         else:
             terms = outer.index_select(0, self.index[1]) * self.values[:, None]
             rows = terms.new_zeros((self.length, outer.shape[1])).index_add_(0, self.index[0], terms)
