@@ -85,7 +85,14 @@ def expressivity(
         for around, inner in zip(outer, product.copies, strict=True)
     ]
     generator = torch.Generator().manual_seed(0)
-    return max(_rank(_family_jacobian(product, masks, generator), tol) for _ in range(_DRAWS))
+    largest = 0
+    for _ in range(_DRAWS):
+        jacobian = _family_jacobian(product, masks, generator)
+        coefficients = jacobian[jacobian.abs().amax(1) > 0] if jacobian.numel() else jacobian[:0]
+        largest = max(largest, _rank(coefficients, tol))
+        if largest == len(coefficients):  # no point has a larger rank
+            break
+    return largest
 
 
 def interactability(tp: nn.Module, *, tol: float = 1e-9) -> Bool[Tensor, "degree1 degree2 degree_out"]:
@@ -303,10 +310,9 @@ def _jacobian(values: Tensor, parameters: list[Tensor]) -> Tensor:
 
 def _rank(matrix: Tensor, tol: float) -> int:
     """Return the number of singular values above `tol` times the largest."""
-    rows = matrix[matrix.abs().amax(1) > 0] if matrix.numel() else matrix
-    if not rows.numel():
+    if not matrix.numel():
         return 0
-    values = torch.linalg.svdvals(rows)
+    values = torch.linalg.svdvals(matrix)
     return int((values > tol * values[0]).sum())
 
 
