@@ -17,7 +17,7 @@ Axis letters used below: `N` points, `E` edges, `G` graphs, `F` frames, `O` orie
 space, `S` and `V` channels of scalars and vectors, `H` hidden channels, `B` basis functions.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ from lemmata.equivariant.position_orientation.lifting import (
     sphere_to_vectors,
     vectors_to_sphere,
 )
-from lemmata.equivariant.position_orientation.views import View, random_rotations, view_from
+from lemmata.equivariant.position_orientation.views import View, leave_view, random_rotations, view_from
 
 __all__ = ["PositionOrientationNet"]
 
@@ -109,8 +109,8 @@ class PositionOrientationNet(nn.Module):
         degree: int = 3,
         basis_dim: int | None = None,
         cutoff: float | None = None,
-        readout: Literal["node", "graph"] = "node",
-        frame: Literal["fixed", "random", "data"] = "fixed",
+        readout: str = "node",
+        frame: str = "fixed",
         *,
         grid: str | None = None,
         widening: int = 4,
@@ -204,7 +204,7 @@ class PositionOrientationNet(nn.Module):
         graphs = self._count_graphs(batch, num_graphs)
         frames = self._frames(pos, batch, graphs, generator) if rotation is None else rotation[:, None]
         view = view_from(frames, scalars, vectors, edge_index, edge_vec, batch)
-        scalars, vectors = view.leave(*self._in_view(view))
+        scalars, vectors = leave_view(view, *self._in_view(view))
         if self.readout == "node":
             return scalars, vectors
         return _sum_graphs(scalars, batch, graphs), _sum_graphs(vectors, batch, graphs)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lemmata.equivariant.o3.rotation import rand_rotation
 
-__all__ = ["View", "random_rotations", "view_from"]
+__all__ = ["View", "leave_view", "random_rotations", "view_from"]
 
 
 class View(NamedTuple):
@@ -33,19 +33,6 @@ class View(NamedTuple):
     edge_index: Tensor
     edge_vec: Tensor
     turn: Tensor | None
-
-    def leave(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what was found as it is seen from outside, averaged over frames.
-
-        Args:
-            scalars: Shape `(F * N, S)`.
-            vectors: Shape `(F * N, V, D)`.
-        """
-        if self.turn is None:
-            return scalars, vectors
-        frames, points = self.turn.shape[:2]
-        apart = vectors.reshape(frames, points, *vectors.shape[1:])
-        return scalars.reshape(frames, points, -1).mean(0), (apart @ self.turn.mT).mean(0)
 
 
 def view_from(
@@ -78,6 +65,21 @@ def view_from(
     copies = (edge_index[:, None] + shift[:, None]).flatten(1)
     inputs = scalars.repeat(frames, 1), seen_vectors.flatten(0, 1)
     return View(inputs, copies, seen_edges.flatten(0, 1).squeeze(-2), turn_FNDD)
+
+
+def leave_view(view: View, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what was found as it is seen from outside, averaged over frames.
+
+    Args:
+        view: Of the graph.
+        scalars: Shape `(F * N, S)`.
+        vectors: Shape `(F * N, V, D)`.
+    """
+    if view.turn is None:
+        return scalars, vectors
+    frames, points = view.turn.shape[:2]
+    vectors = vectors.reshape(frames, points, *vectors.shape[1:]) @ view.turn.mT
+    return scalars.reshape(frames, points, scalars.shape[-1]).mean(0), vectors.mean(0)
 
 
 def random_rotations(count: int, dim: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
