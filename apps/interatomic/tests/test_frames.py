@@ -91,9 +91,6 @@ def test_the_authors_own_label_goes_before_the_plain_one(tmp_path: Path) -> None
 
 
 def test_labels_that_are_absent_stay_absent(tmp_path: Path) -> None:
-    bare = "3\nProperties=species:S:1:pos:R:3 energy=-3\n" + WATER.replace(" {0} 0 0", "").replace(
-        " 0 0 0\n", "\n"
-    )
     bare = "3\nProperties=species:S:1:pos:R:3 energy=-3\nO 0 0 0\nH 0 .76 .59\nH 0 -.76 .59\n"
     unlabelled = bare.replace(" energy=-3", "")
     path = written(tmp_path / "a.xyz", frame(), bare, frame(""), unlabelled, frame("energy=None"))
@@ -226,11 +223,11 @@ def test_what_else_a_frame_tells_is_kept_and_constraints_are_not(tmp_path: Path)
     assert found.info["config_type"] == "hot"
     assert found.info["dihedrals"].tolist() == [1, 2]
     assert "free_energy" not in found.info
-    move = frame(columns=COLUMNS + ":move_mask:L:1").replace("\n3\n", "\n3\n")
-    move = (
-        move.replace(" 0 0\nH", " 0 0 F\nH").replace("0 0 0\nH", "0 0 0 T\nH").replace("0 0 0\n", "0 0 0 T\n")
-    )
-    [found], _ = read_frames(written(path, move))
+    columns = COLUMNS + ":move_mask:L:1"
+    atoms = WATER.format(0.5).replace("\n", " T\n").replace(" T\n", " F\n", 1)
+    path.write_text(f"3\n{columns} energy=-1\n{atoms}")
+    assert read(path).constraints
+    [found], _ = read_frames(path)
     assert not found.constraints
     assert found.get_forces()[0, 0] == 0.5  # ASE would show none on an atom that is fixed
 

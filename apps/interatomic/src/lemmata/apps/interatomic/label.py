@@ -28,7 +28,7 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def label(
-    source: str,
+    source: Path | str,
     out: Path,
     *,
     method: str = "GFN2-xTB",
@@ -91,7 +91,7 @@ def label(
     from lemmata.apps.interatomic.labelling import RECIPE, Recipe, pieces, recipe_file, write_start
     from lemmata.apps.kit.files import write_json
 
-    out = Path(out)
+    source, out = str(source), Path(out)
     if out.suffix not in {".xyz", ".extxyz"}:
         raise ValueError(f"`out` (={str(out)!r}) must end in .xyz or .extxyz")
     if workers is not None and workers < 0:

@@ -8,7 +8,7 @@ __all__ = ["prepare"]
 
 
 def prepare(
-    source: str,
+    source: Path | str,
     out: Path,
     *,
     validation: Path | None = None,
