@@ -13,6 +13,8 @@ Axis letters used below: `B` clouds (any number of axes), `F` frames, `N` rows, 
 dimensions, `D` length of irreps.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -183,7 +185,7 @@ def _rows(x: Tensor, turn: Tensor, frames: Frames, batch: Int[Tensor, " n"] | No
     if batch is not None:
         return torch.einsum("n...d,nfde->fn...e", x, turn[batch])
     lead = frames.gap.ndim
-    rows = x.reshape(*x.shape[:lead], 1, -1, x.shape[-1]) @ turn
+    rows = x.reshape(*x.shape[:lead], 1, math.prod(x.shape[lead:-1]), x.shape[-1]) @ turn
     return rows.reshape(*rows.shape[: lead + 1], *x.shape[lead:])
 
 
@@ -192,7 +194,7 @@ def _rows_of_framed(y: Tensor, turn: Tensor, frames: Frames, batch: Int[Tensor, 
     if batch is not None:
         return torch.einsum("fn...d,nfde->fn...e", y, turn[batch])
     lead = frames.gap.ndim + 1
-    rows = y.reshape(*y.shape[:lead], -1, y.shape[-1]) @ turn
+    rows = y.reshape(*y.shape[:lead], math.prod(y.shape[lead:-1]), y.shape[-1]) @ turn
     return rows.reshape(y.shape)
 
 

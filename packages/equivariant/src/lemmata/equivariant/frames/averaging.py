@@ -86,11 +86,11 @@ class FrameAveraging(nn.Module):
         group: `"SE"`, `"E"`: turns and translations, without or with reflections; `"SO"`, `"O"`: about zero;
             `"T"`: translations alone.
         inputs: What each argument holds: `"positions"` (the first of these makes the frames), `"vectors"`,
-            `"matrices"`, `"scalars"` (left alone; any dtype), irreps, and what belongs to clouds: `"mask"`
-            `(*B, N)`, True where a point exists, or `"batch"` `(N,)` and `"edge_index"` `(2, E)`. In graph
-            batches a tensor is one of nodes unless `"edge"` or `"graph"` comes before its kind, as in
-            `"graph scalars"`. An argument may be None, which the module then gets, but `"batch"` None means
-            one graph.
+            `"matrices"`, `"scalars"` (left alone; any dtype), irreps, or what holds clouds together: `"mask"`
+            `(*B, N)`, True where a point exists; `"batch"` `(N,)`, `"edge_index"` `(2, E)` and
+            `"num_graphs"`, an integer, which spares an accelerator a halt. In graph batches a tensor is one
+            of nodes unless `"edge"` or `"graph"` comes before its kind, as in `"graph scalars"`. An argument
+            may be None, which the module then gets; `"batch"` None means one graph.
         output: What the module returns, in the same words; a sequence where it returns one.
         frames: `"pca"`, all signs of the principal axes, or `"skew"`, one choice of them.
         sample: `"all"` frames; `"one"`, drawn at random for each cloud and call in training and all in
@@ -145,31 +145,27 @@ class FrameAveraging(nn.Module):
         self.strict, self.detach_frames, self.tol = strict, detach_frames, tol
         self.candidates, self.generator = candidates, generator
 
-    def forward(
-        self, *args: Any, weights: Tensor | None = None, num_graphs: int | None = None, **options: Any
-    ) -> Any:
+    def forward(self, *args: Any, weights: Tensor | None = None, **options: Any) -> Any:
         """Return the average of what the module returns.
 
         Args:
             args: What `inputs` describe.
             weights: Weights of the points in the frames, `(*B, N)` or `(N,)`: masses, for example.
-            num_graphs: Number of graphs in a graph batch; found from `batch` where None.
             options: Keywords handed to the module as they are.
         """
-        frames = self.make_frames(*args, weights=weights, num_graphs=num_graphs)
+        frames = self.make_frames(*args, weights=weights)
         if self.sample == "one" and self.training:
             frames = selected(frames, self._draw(frames))
         return _average(
             self.module, args, frames, self.slots, self.out, several=self._several, options=options
         )
 
-    def make_frames(self, *args: Any, weights: Tensor | None = None, num_graphs: int | None = None) -> Frames:
+    def make_frames(self, *args: Any, weights: Tensor | None = None) -> Frames:
         """Return the frames of the arguments, all of them.
 
         Args:
             args: What `inputs` describe.
             weights: As `forward`.
-            num_graphs: As `forward`.
 
         Raises:
             ValueError: Where the number of arguments is not that of `inputs`, or a shape does not fit.
@@ -177,6 +173,7 @@ class FrameAveraging(nn.Module):
         """
         found = _by_kind(args, self.slots)
         x, mask, batch = found["positions"], found.get("mask"), found.get("batch")
+        num_graphs = found.get("num_graphs")
         if any(slot.ragged for slot in self.slots) and batch is None:
             batch, num_graphs = torch.zeros(len(x), dtype=torch.long, device=x.device), 1
         make: Callable[..., Frames] = partial(
@@ -231,64 +228,67 @@ def _average(
     options: dict[str, Any],
 ) -> Any:
     """Call a function with a copy of its arguments for each frame, and average."""
-    fold = _fold_graphs if any(slot.ragged for slot in slots) else _fold_clouds
-    folded, unfold = fold(args, frames, slots)
-    returned = fn(*folded, **options)
+    found = _by_kind(args, slots)
+    index = _index(found, frames) if any(slot.ragged for slot in slots) else None
+    mask = found.get("mask")
+    returned = fn(
+        *[_enter(value, slot, frames, index, mask) for value, slot in zip(args, slots, strict=True)],
+        **options,
+    )
     if not several:
-        return unfold(returned, out[0])
+        return _leave(returned, out[0], frames, index)
     if not isinstance(returned, tuple | list) or len(returned) != len(out):
         raise ValueError(f"the module must return {len(out)} tensors ({', '.join(map(str, out))})")
-    return tuple(unfold(y, slot) for y, slot in zip(returned, out, strict=True))
+    return tuple(_leave(y, slot, frames, index) for y, slot in zip(returned, out, strict=True))
 
 
-Unfold = Callable[[Tensor, Slot], Tensor]
-
-
-def _fold_clouds(args: Sequence[Any], frames: Frames, slots: Sequence[Slot]) -> tuple[list[Any], Unfold]:
-    """Fold the frames of dense clouds into one axis of the batch."""
-    lead = frames.rotation.shape[:-2]
-    mask = _by_kind(args, slots).get("mask")
-
-    def enter(value: Any, slot: Slot) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        seen = frame_to(value, frames, "scalars" if slot.kind == "mask" else slot.kind)
-        if slot.kind == "positions" and mask is not None:
-            # Padding lies in the origin, whatever it held.
-            seen = torch.where(mask.unsqueeze(len(lead) - 1)[..., None], seen, 0.0)
-        return seen.reshape(lead.numel(), *seen.shape[len(lead) :])
-
-    def leave(y: Tensor, slot: Slot) -> Tensor:
-        return frame_mean(frame_from(y.reshape(*lead, *y.shape[1:]), frames, slot.kind), frames)
-
-    return [enter(value, slot) for value, slot in zip(args, slots, strict=True)], leave
-
-
-def _fold_graphs(args: Sequence[Any], frames: Frames, slots: Sequence[Slot]) -> tuple[list[Any], Unfold]:
-    """Repeat a batch of graphs for each frame."""
-    found = _by_kind(args, slots)
-    graphs, copies = frames.rotation.shape[:2]
-    nodes, device = len(found["positions"]), frames.gap.device
-    batch = found.get("batch")
+def _index(found: dict[str, Any], frames: Frames) -> dict[str, Tensor]:
+    """Return the graph that each node, edge and graph of a graph batch belongs to."""
+    batch, device = found.get("batch"), frames.gap.device
     if batch is None:
-        batch = torch.zeros(nodes, dtype=torch.long, device=device)
-    places = {"node": batch, "graph": torch.arange(graphs, device=device)}
+        batch = torch.zeros(len(found["positions"]), dtype=torch.long, device=device)
+    index = {"node": batch, "graph": torch.arange(len(frames.gap), device=device)}
     if found.get("edge_index") is not None:
-        places["edge"] = batch[found["edge_index"][0]]
-    copy = torch.arange(copies, device=device)
+        index["edge"] = batch[found["edge_index"][0]]
+    return index
 
-    def enter(value: Any, slot: Slot) -> Any:
-        if slot.kind == "batch":
-            return (batch + graphs * copy[:, None]).flatten()
-        if not isinstance(value, Tensor):
-            return value
-        if slot.kind == "edge_index":
-            return (value[:, None] + nodes * copy[:, None]).flatten(1)
-        return frame_to(value, frames, slot.kind, batch=places[slot.level]).flatten(0, 1)
 
-    def leave(y: Tensor, slot: Slot) -> Tensor:
-        place = places[slot.level]
-        y = frame_from(y.reshape(copies, len(place), *y.shape[1:]), frames, slot.kind, batch=place)
-        return frame_mean(y, frames, batch=place)
+def _enter(
+    value: Any, slot: Slot, frames: Frames, index: dict[str, Tensor] | None, mask: Tensor | None
+) -> Any:
+    """Return an argument as the module gets it: from all frames, folded into one batch."""
+    if index is not None:
+        return _enter_graphs(value, slot, frames, index)
+    if not isinstance(value, Tensor):
+        return value
+    lead = frames.rotation.shape[:-2]
+    seen = frame_to(value, frames, "scalars" if slot.kind == "mask" else slot.kind)
+    if slot.kind == "positions" and mask is not None:
+        # Padding lies in the origin, whatever it held.
+        seen = torch.where(mask.unsqueeze(len(lead) - 1)[..., None], seen, 0.0)
+    return seen.reshape(lead.numel(), *seen.shape[len(lead) :])
 
-    return [enter(value, slot) for value, slot in zip(args, slots, strict=True)], leave
+
+def _enter_graphs(value: Any, slot: Slot, frames: Frames, index: dict[str, Tensor]) -> Any:
+    """Return an argument of a graph batch: graphs repeated, one frame after the other."""
+    graphs, copies = frames.rotation.shape[:2]
+    copy = torch.arange(copies, device=frames.gap.device)[:, None]
+    if slot.kind == "batch":
+        return (index["node"] + graphs * copy).flatten()
+    if slot.kind == "num_graphs":
+        return graphs * copies
+    if not isinstance(value, Tensor):
+        return value
+    if slot.kind == "edge_index":
+        return (value[:, None] + len(index["node"]) * copy).flatten(1)
+    return frame_to(value, frames, slot.kind, batch=index[slot.level]).flatten(0, 1)
+
+
+def _leave(y: Tensor, slot: Slot, frames: Frames, index: dict[str, Tensor] | None) -> Tensor:
+    """Return the average of a result, turned back from each frame."""
+    if index is None:
+        y = y.reshape(*frames.rotation.shape[:-2], *y.shape[1:])
+        return frame_mean(frame_from(y, frames, slot.kind), frames)
+    place = index[slot.level]
+    y = y.reshape(frames.rotation.shape[1], len(place), *y.shape[1:])
+    return frame_mean(frame_from(y, frames, slot.kind, batch=place), frames, batch=place)

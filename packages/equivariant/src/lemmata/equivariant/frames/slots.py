@@ -1,7 +1,8 @@
 """The words by which a network's arguments and results are described to frame averaging.
 
 A word is a kind, or in graph batches a level and a kind: `"vectors"`, `"edge vectors"`, `"graph 2x0e+1x2e"`.
-Some words name what holds clouds together instead: `"mask"`, `"batch"`, `"edge_index"`.
+Some words name what holds clouds together instead: `"mask"`, or `"batch"`, `"edge_index"` and
+`"num_graphs"`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from lemmata.equivariant.o3.irreps import Irreps
 __all__ = ["Slot", "parse_slots"]
 
 LEVELS = ("node", "edge", "graph")
-STRUCTURE = ("mask", "batch", "edge_index")
+STRUCTURE = ("mask", "batch", "edge_index", "num_graphs")
 
 
 class Slot(NamedTuple):
@@ -30,7 +31,7 @@ class Slot(NamedTuple):
     @property
     def ragged(self) -> bool:
         """Whether it exists in graph batches only."""
-        return self.level != "node" or self.kind in {"batch", "edge_index"}
+        return self.level != "node" or self.kind in STRUCTURE[1:]
 
     def __str__(self) -> str:
         """Return the word."""
