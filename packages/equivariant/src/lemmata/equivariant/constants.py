@@ -52,18 +52,19 @@ class ConstantModule(nn.Module):
         """
         if value.dtype != torch.float64:
             raise TypeError(f"`value` of constant {name!r} must be float64, got {value.dtype}")
-        master = value.detach().to("cpu").contiguous()
+        master = value.detach().to("cpu", copy=True).contiguous()
         self._masters[name] = master
-        self.register_buffer(
-            name, master.to(dtype=dtype or torch.get_default_dtype(), device=device), persistent=False
-        )
+        dtype = dtype or torch.get_default_dtype()
+        self.register_buffer(name, master.to(dtype=dtype, device=device, copy=True), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ConstantModule":
-        before = {name: (buffer.dtype, buffer.device) for name, buffer in self._constants()}
+        before = dict(self._constants())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # torch leaves it without types
         for name, buffer in self._constants():
-            if (buffer.dtype, buffer.device) != before[name]:
-                self._buffers[name] = self._masters[name].to(dtype=buffer.dtype, device=buffer.device)
+            # Also where neither dtype nor device changed: `to_empty` leaves what memory happened to hold.
+            if buffer is not before[name]:
+                master = self._masters[name]
+                self._buffers[name] = master.to(dtype=buffer.dtype, device=buffer.device, copy=True)
         return self
 
     def _constants(self) -> list[tuple[str, Tensor]]:

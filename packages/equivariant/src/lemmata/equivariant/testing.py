@@ -10,7 +10,7 @@ all, or by a function of the user's, so that graph permutations and affine image
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from lemmata.equivariant.o3.rotation import rand_rotation
 __all__ = ["EquivarianceReport", "Motion", "assert_equivariant", "equivariance_error"]
 
 Action = Irreps | str | Callable[[Any, Any], Any] | None
-Group = Literal["O3", "SO3", "E3", "SE3"] | Sequence[Tensor] | Callable[[torch.Generator | None], Any]
+Group = str | Sequence[Tensor] | Callable[[torch.Generator | None], Any]
 
 
 class Motion(NamedTuple):

@@ -122,13 +122,15 @@ class EquivariantLinear(nn.Module):
         Raises:
             ValueError: Where the numbers of weights or biases differ.
         """
-        for name, own in (("weight", self.weight), ("bias", self.bias)):
-            given = state.get(name, torch.empty(0))
-            expected = 0 if own is None else own.numel()
-            if given.numel() != expected:
-                raise ValueError(f"`state[{name!r}]` has {given.numel()} entries, expected {expected}")
-            if own is not None:
-                own.copy_(given)
+        own = {"weight": self.weight, "bias": self.bias}
+        for name, parameter in own.items():
+            found = state[name].numel() if name in state else 0
+            expected = 0 if parameter is None else parameter.numel()
+            if found != expected:
+                raise ValueError(f"`state[{name!r}]` has {found} entries, expected {expected}")
+        for name, parameter in own.items():
+            if parameter is not None:
+                parameter.copy_(state[name])
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""

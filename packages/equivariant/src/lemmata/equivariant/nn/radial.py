@@ -254,7 +254,7 @@ class CosineCutoff(nn.Module):
             r: Distances.
         """
         # The square of the half angle's cosine: no cancellation near the cutoff.
-        u = r / self.cutoff
+        u = (r / self.cutoff).clamp(max=1)
         return torch.where(u < 1, torch.cos(math.pi / 2 * u) ** 2, 0.0)
 
     def extra_repr(self) -> str:

@@ -279,6 +279,8 @@ class Irreps(tuple[MulIrrep, ...]):
         result = matrix.new_zeros((*matrix.shape[:-2], self.dim, self.dim))
         start = 0
         for mul, ir in self:
+            if mul == 0:
+                continue
             block = blocks[ir.l] if ir.p == 1 else blocks[ir.l] * sign[..., None, None]
             for _ in range(mul):
                 result[..., start : start + ir.dim, start : start + ir.dim] = block

@@ -61,7 +61,7 @@ def from_dense(irreps: Irreps | str, x: Tensor) -> Shaped[Tensor, "*batch dim"]:
         tensor([0, 1, 2, 3, 4, 5, 6, 7])
     """
     irreps = Irreps(irreps)
-    expected = (_channels(irreps), (irreps.lmax + 1) ** 2)
+    expected = (_channels(irreps), len(irreps) ** 2)
     if tuple(x.shape[-2:]) != expected:
         raise ValueError(f"`x`: expected last dimensions {expected} for {irreps}, got shape {tuple(x.shape)}")
     return torch.cat([x[..., l * l : (l + 1) ** 2].flatten(-2) for l in range(len(irreps))], dim=-1)

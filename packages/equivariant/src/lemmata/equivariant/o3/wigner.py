@@ -198,9 +198,15 @@ def change_of_basis_cartesian(
     return wigner_3j(l, 1, 1, dtype=dtype, device=device) * math.sqrt(2 * l + 1)
 
 
-@cache
+@torch.compiler.assume_constant_result  # a compiler would trace through the cache
 def _points(lmax: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return points on the sphere, and for each degree the pseudo-inverse of its harmonics there."""
+    return _cached_points(lmax)
+
+
+@cache
+def _cached_points(lmax: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Compute what `_points` returns."""
     with torch.inference_mode(mode=False), torch.no_grad():
         points = fibonacci_sphere(4 * (lmax + 1) ** 2)
         harmonics = solid_harmonics(lmax, points)
