@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lemmata.equivariant.o3 import Irreps, spherical_harmonics, unit_vectors
-from lemmata.equivariant.tensor_product.convolution import ROTATION_PAYS, GauntConvolution, frame_of_direction
+from lemmata.equivariant.tensor_product.convolution import GauntConvolution, frame_of_direction
 from lemmata.equivariant.tensor_product.gaunt import GauntTensorProduct
 from lemmata.equivariant.testing import assert_equivariant
 
@@ -111,11 +111,16 @@ def test_empty_edges_and_changes_of_dtype() -> None:
     assert set(layer.state_dict()) == {"product.weight1", "product.weight2", "product.weight_out"}
 
 
-def test_auto_rotates_where_channels_have_filters_of_their_own_and_degrees_are_large() -> None:
-    large = ROTATION_PAYS
+def test_auto_rotates_where_channels_have_filters_of_their_own_and_degrees_are_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = 4
+    monkeypatch.setattr("lemmata.equivariant.tensor_product.convolution.ROTATION_PAYS", large)
     assert GauntConvolution(large, large, large, channels=4).method == "rotation"
     assert GauntConvolution(large, large, large, channels=4, channelwise=False).method == "product"
     assert GauntConvolution(large, large, large).method == "product"
+    assert GauntConvolution(large, large, large, degree_weights=False).method == "rotation"
+    assert GauntConvolution(3, 3, 3).product.method == "dense"
     assert GauntConvolution(2, 2, 2, channels=4).method == "product"
     assert "method='product'" in repr(GauntConvolution(2, 2, 2))
 

@@ -28,7 +28,7 @@ __all__ = ["GauntConvolution", "RotatedProduct", "frame_of_direction"]
 
 Method = Literal["auto", "rotation", "product"]
 
-ROTATION_PAYS = 6
+ROTATION_PAYS = 12
 """Least degree from which the rotation is quicker than the grid, on one core of a CPU with 32 channels."""
 
 
@@ -47,8 +47,9 @@ class GauntConvolution(nn.Module):
             product that `GauntTensorProduct` finds best) or `auto`: the rotation from degree ROTATION_PAYS on
             where `channelwise`, else the product. The attribute `method` tells which it is.
         channelwise: Whether weights of the filters differ by channel, so that each channel has a filter of
-            its own; by default where `channels` is given. Any weights work with either; `auto` counts with
-            it.
+            its own; by default where `channels` is given, and where weights are given at `forward`
+            (`degree_weights=False`). Any weights work with either; it is `auto` and the method of the
+            product that count with it.
         normalization: As `GauntTensorProduct`.
         dtype: Of weights and constants; torch's default where None.
         device: Of weights and constants.
@@ -83,7 +84,8 @@ class GauntConvolution(nn.Module):
         super().__init__()
         if method not in get_args(Method):
             raise ValueError(f"`method` (={method!r}) must be one of {', '.join(get_args(Method))}")
-        channelwise = channels is not None if channelwise is None else channelwise
+        if channelwise is None:
+            channelwise = channels is not None or not degree_weights
         if method == "auto":
             large = min(lmax_in, lmax_filter, lmax_out) >= ROTATION_PAYS
             method = "rotation" if channelwise and large else "product"
@@ -95,6 +97,7 @@ class GauntConvolution(nn.Module):
             lmax_out,
             channels=channels,
             degree_weights=degree_weights,
+            method="grid" if method == "rotation" else "auto",  # the rotation needs its weights alone
             shared_y=not channelwise,
             normalization=normalization,
             dtype=dtype,
@@ -223,11 +226,12 @@ class RotatedProduct(ConstantModule):
         values_KBG = torch.bmm(x_KBL, self.to_latitudes)
         product_KBG = values_KBG * self._filters(directions, weight).expand(*shape, -1).flatten(0, 1)
         z_KBL = torch.bmm(product_KBG, self.from_latitudes)
-        z_BKL = z_KBL.movedim(0, 1).reshape(*shape, 2 * self.mmax + 1, self.lmax_out + 1)
+        # Orders side by side in memory: products of small matrices are slow on other strides.
+        z_BLK = z_KBL.permute(1, 2, 0).reshape(*shape, self.lmax_out + 1, 2 * self.mmax + 1)
         degrees = []
         for l in range(self.lmax_out + 1):
             m = min(l, self.mmax)
-            orders = z_BKL[..., self.mmax - m : self.mmax + m + 1, l]
+            orders = z_BLK[..., l, self.mmax - m : self.mmax + m + 1]
             degrees.append(orders @ turns[l][..., l - m : l + m + 1].mT)
         return torch.cat(degrees, dim=-1)
 
