@@ -334,7 +334,8 @@ def _third(
     plan: Plan,
 ) -> tuple[Tensor | None, ...]:
     """Return what `_second` returns, with a graph for third derivatives."""
-    leaves = [t if t.requires_grad else t.detach().requires_grad_() for t in (grad, x, y, weight)]
+    # Views, so that derivatives are partial: `grad` may itself depend on x, y and the weights.
+    leaves = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (grad, x, y, weight)]
     product = channelwise_reference(leaves[1], leaves[2], leaves[3], source, target, plan)
     first = torch.autograd.grad(product, leaves[1:], leaves[0], create_graph=True)
     return torch.autograd.grad(first, leaves, (a, b, c), create_graph=True, allow_unused=True)

@@ -3,11 +3,12 @@ r"""What a product costs by each method: counts of operations times rates that w
 The time of a forward pass is predicted as
 
 $$t = t_{\text{call}} n_{\text{calls}} + \frac{n_{\text{dense}}}{r_{\text{dense}}} +
-\frac{n_{\text{sparse}}}{r_{\text{sparse}}} + \frac{n_{\text{moved}}}{r_{\text{moved}}},$$
+\frac{n_{\text{sparse}}}{r_{\text{sparse}}} + \frac{n_{\text{moved}}}{r_{\text{moved}}} +
+\frac{n_{\text{stored}}}{r_{\text{stored}}},$$
 
-with the number of tensor operations, of multiply-adds in matrix products and in sparse sums, and of numbers
-read and written by everything else. `RATES` holds the four rates of a class of machine, found by least squares
-on measured times of the methods themselves. They differ between machines by factors that are much the same
+with the number of tensor operations, of multiply-adds in matrix products and in sparse sums, of numbers read
+and written by everything else, and of numbers in temporaries too large for the cache. `RATES` holds the five
+rates of a class of machine, found by least squares on measured times of the methods themselves. They differ between machines by factors that are much the same
 for all methods, so that the order of the methods is more certain than the seconds.
 """
 
@@ -35,12 +36,14 @@ class Counts:
         dense: Multiply-adds in matrix products.
         sparse: Multiply-adds in sparse sums.
         moved: Numbers read and written besides.
+        stored: Numbers in temporaries too large for the cache.
     """
 
     calls: float = 0.0
     dense: float = 0.0
     sparse: float = 0.0
     moved: float = 0.0
+    stored: float = 0.0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
@@ -48,6 +51,7 @@ class Counts:
             self.dense + other.dense,
             self.sparse + other.sparse,
             self.moved + other.moved,
+            self.stored + other.stored,
         )
 
 
@@ -60,12 +64,14 @@ class Rates:
         dense: Multiply-adds a second in matrix products.
         sparse: Multiply-adds a second in sparse sums.
         moved: Numbers a second read and written.
+        stored: Numbers a second written to and read from memory.
     """
 
     call: float
     dense: float
     sparse: float
     moved: float
+    stored: float
 
     def seconds(self, counts: Counts) -> float:
         """Return the predicted time."""
@@ -74,11 +80,16 @@ class Rates:
             + counts.dense / self.dense
             + counts.sparse / self.sparse
             + counts.moved / self.moved
+            + counts.stored / self.stored
         )
 
 
-RATES = {"cpu": Rates(call=4e-6, dense=2.0e10, sparse=6.0e9, moved=2.0e9)}
+RATES = {"cpu": Rates(call=4e-6, dense=2.0e10, sparse=6.0e9, moved=2.0e9, stored=1.0e9)}
 """One core of a server CPU with 512-bit vectors."""
+
+
+CACHE_ELEMENTS = 1 << 20
+"""Temporaries of more numbers than this (4 MiB of float32) are taken to leave the cache."""
 
 
 def predicted_costs(
@@ -154,7 +165,9 @@ def path_counts(table: PathTable, *, batch: int) -> dict[str, Counts]:
         first = Counts(dense=batch * j * rows * i) if mul2 == 1 else Counts(dense=batch * mul1 * i * rows * j)
         second = batch * rows * (i * mul1 if mul2 == 1 else j * mul1 * mul2)
         turned = 0 if mul2 == 1 else 3 * batch * rows * j * mul1
-        dense += rest + first + Counts(dense=second, moved=turned + 2 * batch * rows * copies)
+        held = batch * rows * copies
+        dense += rest + first + Counts(dense=second, moved=turned + 2 * held, stored=_beyond_cache(held))
+        sparse += Counts(stored=_beyond_cache(held))
     return {"dense": dense, "sparse": sparse}
 
 
@@ -189,6 +202,7 @@ def mixture_counts(
         calls=12 + 2 * fields + len(irreps_out),
         dense=batch * points * (fields * (i * channels + j * mul2) + k * channels),
         moved=turned + batch * points * (2 * fields + 3) * channels,
+        stored=_beyond_cache(batch * points * (fields * (channels + mul2) + channels)),
     )
     once = Counts(calls=12 + len(irreps_out), moved=turned)
     return {
@@ -218,6 +232,11 @@ def _nonzero_rows(nonzeros: int, pairs: int, rows: int, copies: int, batch: int)
         sparse=batch * nonzeros * copies,
         moved=batch * copies * (3 * pairs + 3 * rows),
     )
+
+
+def _beyond_cache(numbers: int) -> int:
+    """Return how many of the numbers of a temporary do not fit the cache."""
+    return max(numbers - CACHE_ELEMENTS, 0)
 
 
 def _parts(table: PathTable) -> dict[tuple[str, int, int], list[int]]:

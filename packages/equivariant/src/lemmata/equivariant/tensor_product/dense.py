@@ -159,7 +159,7 @@ class DenseProduct(nn.Module):
             ys = split_groups(self.table.irreps2, self.groups2, y, self.layout)
             blocks = part(xs[0], ys[0], self._ordered(weight), source, target, size)
             return join_blocks(blocks, self.layout)
-        products = self(x.index_select(0, source), y, weight)
+        products: Tensor = self(x.index_select(0, source), y, weight)
         return products.new_zeros((size, products.shape[1])).index_add(0, target, products)
 
     @staticmethod

@@ -85,7 +85,9 @@ def dense_features(irreps1: Irreps, irreps2: Irreps, irreps_out: Irreps) -> Dens
     odd = []
     for _, ir in irreps_out:
         odd.append(ir.p * (-1) ** ir.l != natural1 * natural2)
-        if ir.l > lmax1 + lmax2 or (odd[-1] and not 0 < ir.l < lmax1 + lmax2):
+        # An odd sum needs degrees of at least 1, and one less than the largest sum.
+        reached = 0 < ir.l < lmax1 + lmax2 and min(lmax1, lmax2) > 0 if odd[-1] else ir.l <= lmax1 + lmax2
+        if not reached:
             raise ValueError(
                 f"{ir} of `irreps_out` (={irreps_out}) cannot be reached from {irreps1} and {irreps2}"
             )
