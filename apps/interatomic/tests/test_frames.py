@@ -167,6 +167,11 @@ def test_atoms_at_one_place_empty_frames_and_positions_that_are_not_finite_are_d
         (frame().replace("O 0", "X 0"), r"frame 0 \(line 1\): atom 0 is of no element"),
         (frame('energy="1 2"'), r"frame 0 \(line 1\): energy has the shape \(2,\)"),
         (frame("energy=high"), r"frame 0 \(line 1\): energy \(='high'\) is not a number"),
+        (
+            frame("energy=1 config_weight=-1"),
+            r"frame 0 \(line 1\): config_weight \(=.*-1.*\) must be a number",
+        ),
+        (frame("energy=1 config_weight=low"), r"config_weight \(='low'\) must be a number of at least 0"),
         (frame("energy=1 stress=2"), r"frame 0 \(line 1\): Got info item stress"),
         (
             frame('energy=1 Lattice="4 0 0 8 0 0 0 0 4" pbc="T T T"'),

@@ -165,7 +165,7 @@ def test_a_run_killed_by_the_system_goes_on_and_ends_with_the_same_file(tmp_path
 
 
 def test_a_lost_worker_is_told_and_what_is_done_is_kept(tmp_path: Path, monkeypatch: Any) -> None:
-    class Lost:
+    class Lost(concurrent.futures.Executor):
         def submit(self, function: Any, folder: Path, name: str) -> Any:
             future: Any = concurrent.futures.Future()
             if name == "part-00001":

@@ -311,3 +311,12 @@ def test_bytes_of_an_edge_are_those_of_its_tensors() -> None:
     graph = to_data(bulk("Ar"), 5.0)
     size = sum(t.element_size() * t.numel() for t in (graph.edge_index, graph.shift))
     assert size == dataset.BYTES_OF_AN_EDGE * graph.edge_index.shape[1]
+
+
+def test_copies_of_training_frames_are_noticed(tmp_path: Path) -> None:
+    frames = waters(20)
+    turned = labelled(frames[2][[2, 1, 0]])
+    turned.rotate(50, "x")
+    path = write_frames(tmp_path / "a.xyz", [*frames[:19], turned])
+    assert "test frames that are copies of training frames: 1" in assemble(path).card["notices"]
+    assert not assemble(path, split=Split("hash", 0.3, 0.3)).card["notices"][1:]

@@ -119,3 +119,10 @@ def test_frames_without_energies_have_no_e0s_to_fit() -> None:
     reference = measure([with_labels(molecule("H2"), forces=np.ones((2, 3)))], 5.0)
     assert dict(reference.e0) == {1: 0.0}
     assert "no frame has an energy" in reference.notices[0]
+
+
+def test_free_atoms_of_another_method_are_noticed() -> None:
+    frames = [sum_of_atoms("H2O", -9.0)]
+    question = "are these of the same method?"
+    assert question not in measure(frames, 5.0, isolated=E0).notices[-1]
+    assert question in measure(frames, 5.0, isolated={1: -0.5, 8: -75.0}).notices[-1]

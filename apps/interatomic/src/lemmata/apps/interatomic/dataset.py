@@ -13,11 +13,19 @@ from lemmata.apps.interatomic.card import make_card, read_card
 from lemmata.apps.interatomic.frames import is_isolated_atom, read_frames, write_frames
 from lemmata.apps.interatomic.reference import Reference, isolated_energies, measure
 from lemmata.apps.interatomic.sources import CARD, Source, locate
-from lemmata.apps.interatomic.splitting import HASH, PARTS, Split, looks_like_a_trajectory, split_frames
+from lemmata.apps.interatomic.splitting import (
+    HASH,
+    PARTS,
+    Split,
+    fingerprint,
+    looks_like_a_trajectory,
+    split_frames,
+)
 
 __all__ = ["Prepared", "assemble", "check_elements", "load_prepared", "open_dataset", "write_prepared"]
 
 BYTES_OF_AN_EDGE = 28
+FRAMES_TO_COMPARE = 10_000
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ def assemble(
         source=str(source),
         split=split,
         files={part: str(file) for part, file in given.items()},
-        notices=_notices(molecules, split, reference),
+        notices=[*_notices(molecules, split, reference), *_copies(parts)],
     )
     return Prepared(parts, card)
 
@@ -230,6 +238,19 @@ def _notices(frames: Sequence[Atoms], split: Split, reference: Reference) -> lis
             f"frames take {edges * BYTES_OF_AN_EDGE / 1e6:.3g} MB"
         )
     return notices
+
+
+def _copies(parts: Mapping[str, Sequence[Atoms]]) -> list[str]:
+    """Return a notice of the frames that are copies of training frames, but for rotation and order."""
+    if sum(map(len, parts.values())) > FRAMES_TO_COMPARE:
+        return []
+    trained = {fingerprint(atoms) for atoms in parts["train"]}
+    counts = {part: sum(fingerprint(atoms) in trained for atoms in parts[part]) for part in PARTS[1:]}
+    return [
+        f"{part} frames that are copies of training frames: {count}"
+        for part, count in counts.items()
+        if count
+    ]
 
 
 def _heights(atoms: Atoms) -> list[float]:

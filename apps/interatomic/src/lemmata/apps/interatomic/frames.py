@@ -8,6 +8,7 @@ under pressure. A file may call them otherwise; its virials $-V \sigma$ are turn
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ KNOWN_KEYS: dict[str, tuple[str, ...]] = {
     ),
 }
 NO_LABEL = "none"
+CONFIG_TYPE, CONFIG_WEIGHT = "config_type", "config_weight"
 CLOSEST = 0.1
 
 
@@ -142,6 +144,7 @@ def read_frames(
     dropped: list[Dropped] = []
     for entry in raw:
         _check_cell(entry)
+        _check_weight(entry)
         labels = _labels(entry, keys)
         reason = _fault(entry.atoms, labels, max_force, labelled=bool(require))
         if reason is None:
@@ -194,7 +197,7 @@ def is_isolated_atom(atoms: Atoms) -> bool:
         >>> is_isolated_atom(Atoms("H")), is_isolated_atom(Atoms("H", cell=[3, 3, 3], pbc=True))
         (True, False)
     """
-    kind = str(atoms.info.get("config_type", "")).lower().replace("_", "").replace(" ", "")
+    kind = str(atoms.info.get(CONFIG_TYPE, "")).lower().replace("_", "").replace(" ", "")
     return len(atoms) == 1 and (not atoms.pbc.any() or kind == "isolatedatom")
 
 
@@ -249,6 +252,13 @@ def _check_cell(entry: RawFrame) -> None:
             f"{entry.where}: the cell {atoms.cell.array.tolist()} is singular, yet pbc is "
             f"{atoms.pbc.tolist()}; expected independent vectors where it is True"
         )
+
+
+def _check_weight(entry: RawFrame) -> None:
+    """Raise where the weight that a frame gives itself is none."""
+    weight = entry.atoms.info.get(CONFIG_WEIGHT, 1.0)
+    if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
+        raise ValueError(f"{entry.where}: {CONFIG_WEIGHT} (={weight!r}) must be a number of at least 0")
 
 
 def _labels(entry: RawFrame, keys: Keys) -> dict[str, np.ndarray]:

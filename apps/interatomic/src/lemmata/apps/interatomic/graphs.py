@@ -8,7 +8,6 @@ with the cell's vectors as the rows of $C$ and integers $S_{ij}$ that say which 
 of a small cell is joined to its own images, and to several of another atom's.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,15 +18,10 @@ from jaxtyping import Float
 from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
+from lemmata.apps.interatomic.frames import CONFIG_TYPE, CONFIG_WEIGHT
 from lemmata.apps.interatomic.neighbours import neighbours
 
 __all__ = ["AtomGraphs", "neighbours", "to_data"]
-
-logger = logging.getLogger(__name__)
-
-CONFIG_TYPE = "config_type"
-CONFIG_WEIGHT = "config_weight"
-EDGES_TO_WARN_OF = 1_000_000
 
 
 def to_data(atoms: Atoms, cutoff: float, *, dtype: torch.dtype = torch.float32) -> Data:

@@ -214,7 +214,7 @@ def _make_all(folder: Path, first: Sequence[str], rest: Sequence[str], frames: i
 
 
 @contextlib.contextmanager
-def _pool(workers: int) -> "Iterator[concurrent.futures.ProcessPoolExecutor | None]":
+def _pool(workers: int) -> "Iterator[concurrent.futures.Executor | None]":
     """Give processes with one thread each; None for this process.
 
     A local pool, not a cluster: a set of some thousand frames takes minutes, and a frame milliseconds.
@@ -234,9 +234,7 @@ def _pool(workers: int) -> "Iterator[concurrent.futures.ProcessPoolExecutor | No
             os.environ.update({} if value is None else {name: value})
 
 
-def _made(
-    pool: "concurrent.futures.ProcessPoolExecutor | None", folder: Path, names: Sequence[str]
-) -> Iterator[int]:
+def _made(pool: "concurrent.futures.Executor | None", folder: Path, names: Sequence[str]) -> Iterator[int]:
     """Make pieces, and give the number of frames of each as it is done."""
     from lemmata.apps.interatomic.labelling import make
 

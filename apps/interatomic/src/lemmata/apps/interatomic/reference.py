@@ -18,6 +18,7 @@ __all__ = ["Reference", "average_neighbours", "fit_energies", "force_scale", "is
 
 RIDGE = 1e-12
 FRAMES_TO_COUNT = 1000
+STRONGEST_BOND = 20.0
 ISOLATED, FITTED = "isolated atom", "least squares"
 
 
@@ -100,13 +101,14 @@ def measure(
     known = {z: float(energy) for z, energy in (isolated or {}).items() if z in elements}
     fitted, notices = fit_energies(frames, known=known)
     scale, more = force_scale(frames)
+    e0 = {z: {**fitted, **known}[z] for z in elements}
     return Reference(
-        e0={z: {**fitted, **known}[z] for z in elements},
+        e0=e0,
         scale=scale,
         average_neighbours=average_neighbours(frames, cutoff),
         cutoff=float(cutoff),
         origin={z: ISOLATED if z in known else FITTED for z in elements},
-        notices=(*notices, *more),
+        notices=(*notices, *more, *_far_off(frames, e0)),
     )
 
 
@@ -228,6 +230,19 @@ def average_neighbours(frames: Sequence[Atoms], cutoff: float) -> float:
     chosen = frames[:: -(-len(frames) // FRAMES_TO_COUNT)]
     edges = sum(neighbours(a.positions, a.cell.array, a.pbc, cutoff)[0].shape[1] for a in chosen)
     return edges / sum(map(len, chosen)) if edges else 1.0
+
+
+def _far_off(frames: Sequence[Atoms], e0: Mapping[int, float]) -> tuple[str, ...]:
+    """Return a notice where energies beyond those of free atoms are too large for any bond."""
+    rest = [
+        (energy - sum(e0[int(z)] for z in atoms.numbers)) / len(atoms)
+        for atoms in frames
+        if (energy := _label(atoms, "energy")) is not None
+    ]
+    if not rest or abs(mean := float(np.mean(rest))) < STRONGEST_BOND:
+        return ()
+    beyond = f"frames have {mean:.1f} eV an atom beyond their free atoms, more than bonds can have"
+    return (f"{beyond}: are these of the same method?",)
 
 
 def _label(atoms: Atoms, name: str) -> Any:
