@@ -40,7 +40,7 @@ class BesselBasis(ConstantModule):
                 [0.0000, 0.0000, 0.0000]])
 
     References:
-        J. Gasteiger, J. Gross, S. Günnemann, Directional Message Passing for Molecular Graphs, 2020,
+        J. Gasteiger, J. Groß, S. Günnemann, Directional Message Passing for Molecular Graphs, 2020,
         arXiv:2003.03123.
     """
 
@@ -196,7 +196,7 @@ class PolynomialCutoff(nn.Module):
         tensor([1.0000, 0.8555, 0.0000, 0.0000])
 
     References:
-        J. Gasteiger, J. Gross, S. Günnemann, Directional Message Passing for Molecular Graphs, 2020,
+        J. Gasteiger, J. Groß, S. Günnemann, Directional Message Passing for Molecular Graphs, 2020,
         arXiv:2003.03123.
     """
 
