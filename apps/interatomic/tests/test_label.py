@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.calculator import CalculationFailed
 from ase.io import read, write
+from tblite.ase import TBLite
 
 from lemmata.apps.interatomic import labelling
 from lemmata.apps.interatomic.dataset import assemble
@@ -29,12 +30,15 @@ SHORT: dict[str, Any] = {"trajectory": 4, "equilibration": 4, "interval": 2}
 
 
 def tblite_of(atoms: Atoms) -> tuple[float, np.ndarray]:
-    from tblite.ase import TBLite
-
     fresh = Atoms(
         atoms.numbers, atoms.positions, calculator=TBLite(method="GFN2-xTB", verbosity=0, accuracy=0.1)
     )
     return fresh.get_potential_energy(), fresh.get_forces()
+
+
+def energy_of(atoms: Atoms, method: str) -> float:
+    atoms.calc = TBLite(method=method, verbosity=0, accuracy=0.01)
+    return float(atoms.get_potential_energy())
 
 
 @pytest.mark.parametrize("sample", ["displace", "normal-modes", "md"])
@@ -75,8 +79,6 @@ def test_a_files_own_geometries_are_labelled_in_their_order(tmp_path: Path) -> N
 
 
 def test_crystals_have_stresses(tmp_path: Path) -> None:
-    from ase.build import bulk
-
     write(tmp_path / "in.xyz", bulk("NaCl", "rocksalt", a=5.64, cubic=True), format="extxyz")
     out = label(
         str(tmp_path / "in.xyz"),
@@ -90,7 +92,20 @@ def test_crystals_have_stresses(tmp_path: Path) -> None:
     )
     frames, report = read_frames(out)
     assert report.labelled["stress"] == 2
-    assert len({round(atoms.get_volume(), 6) for atoms in frames if len(atoms) > 1}) == 2
+    first, second = frames[:2]
+    assert first.get_volume() != second.get_volume()
+    stress = first.get_stress(voigt=False)
+    for i, j in ((0, 0), (1, 2)):  # dE / d strain by central differences, in eV/Å³
+        pair = []
+        for sign in (1, -1):
+            strain = np.zeros((3, 3))
+            strain[i, j] += sign * 5e-5
+            strain[j, i] += sign * 5e-5
+            moved = first.copy()
+            moved.set_cell(first.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+            pair.append(energy_of(moved, "GFN1-xTB"))
+        slope = (pair[0] - pair[1]) / 2e-4
+        assert stress[i, j] == pytest.approx(slope / first.get_volume(), rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("sample", ["displace", "md"])
