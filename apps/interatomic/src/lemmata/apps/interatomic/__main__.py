@@ -18,6 +18,7 @@ APP = App(
         "label": Verb(f"{_HERE}.label:label", "Make reference data: sample geometries, label with GFN2-xTB"),
         "prepare": Verb(f"{_HERE}.prepare:prepare", "Check, split and describe extended-XYZ files"),
         "evaluate": Verb(f"{_HERE}.evaluate:evaluate", "Tabulate errors of energies, forces and stress"),
+        "predict": Verb(f"{_HERE}.predict:predict", "Predict energies and forces of your own structures"),
         "md": Verb(f"{_HERE}.md:md", "Run molecular dynamics, and tell how stable it is"),
         "relax": Verb(f"{_HERE}.relax:relax", "Relax geometries"),
         "scan": Verb(f"{_HERE}.scan:scan", "Follow a dihedral angle or a reaction path"),

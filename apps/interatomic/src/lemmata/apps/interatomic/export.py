@@ -55,7 +55,7 @@ def export(checkpoint: Path, *, out: Path, program: bool = False, force: bool = 
 
 
 def export_program(potential: Potential) -> Any:
-    """Return a potential's energies and forces as a program of `torch.export`, for any numbers of atoms and edges.
+    """Return energies and their slopes as a program of `torch.export`, for any numbers of atoms and edges.
 
     Args:
         potential: A tensor-product potential.
@@ -75,8 +75,8 @@ def export_program(potential: Potential) -> Any:
 
     if potential.config["model"] != "tensor-product":
         raise ValueError(
-            f"`program` needs a tensor-product potential, got {potential.config['model']!r}: eigenvectors and "
-            "averages over views cannot be traced together with their derivatives"
+            f"`program` needs a tensor-product potential, got {potential.config['model']!r}: eigenvectors "
+            "and averages over views cannot be traced together with their derivatives"
         )
     atoms, edges = torch.export.Dim("atoms", min=2), torch.export.Dim("edges", min=2)
     shapes = ({0: edges}, {0: atoms}, {1: edges})

@@ -10,7 +10,7 @@ without a label neither adds to a sum nor counts in it. Weights of configuration
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,9 +19,9 @@ from torch.nn.functional import huber_loss
 
 from lemmata.apps.interatomic.models.potential import Prediction
 
-__all__ = ["ErrorSums", "Kind", "LossWeights", "errors", "weighted_loss"]
+__all__ = ["KINDS", "ErrorSums", "LossWeights", "check_kind", "errors", "weighted_loss"]
 
-Kind = Literal["mse", "huber"]
+KINDS = ("mse", "huber")
 
 # Errors are reported in these: 1 eV = 1000 meV.
 MILLI = 1000.0
@@ -80,7 +80,7 @@ def errors(prediction: Prediction, data: Any) -> dict[str, tuple[Tensor, Tensor]
 
 
 def weighted_loss(
-    prediction: Prediction, data: Any, weights: LossWeights, *, kind: Kind = "mse", delta: float = 0.01
+    prediction: Prediction, data: Any, weights: LossWeights, *, kind: str = "mse", delta: float = 0.01
 ) -> Float[Tensor, ""]:
     """Return the loss of a batch.
 
@@ -95,8 +95,7 @@ def weighted_loss(
     Raises:
         ValueError: Where the kind is unknown.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"`loss` (={kind!r}) is not known; expected one of {', '.join(get_args(Kind))}")
+    check_kind(kind)
     total = prediction.atomic_energy.new_zeros(())
     for name, (difference, weight) in errors(prediction, data).items():
         if not getattr(weights, name):
@@ -108,6 +107,16 @@ def weighted_loss(
         labelled = (weight > 0).sum().clamp(min=1)
         total = total + getattr(weights, name) * (weight * terms).sum() / labelled
     return total
+
+
+def check_kind(kind: str) -> None:
+    """Raise where a kind of loss is unknown.
+
+    Raises:
+        ValueError: Naming what was given and what is expected.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`loss` (={kind!r}) is not known; expected one of {', '.join(KINDS)}")
 
 
 class ErrorSums:

@@ -15,7 +15,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lemmata.apps.interatomic.callbacks import RunningAverage, StageTwo, planned_steps
-from lemmata.apps.interatomic.losses import MILLI, QUANTITIES, ErrorSums, Kind, LossWeights, weighted_loss
+from lemmata.apps.interatomic.losses import (
+    MILLI,
+    QUANTITIES,
+    ErrorSums,
+    LossWeights,
+    check_kind,
+    weighted_loss,
+)
 from lemmata.apps.interatomic.models import MODELS, Potential, Prediction, build
 from lemmata.apps.interatomic.optimization import check_optimization, make_optimizer, make_schedule
 from lemmata.apps.interatomic.reference import Reference
@@ -74,7 +81,7 @@ class InteratomicModule(LightningModule):
         model: str = "tensor-product",
         model_options: dict[str, Any] | None = None,
         zbl: bool = False,
-        loss: Kind = "mse",
+        loss: str = "mse",
         huber_delta: float = 0.01,
         energy_weight: float = 1.0,
         forces_weight: float = 100.0,
@@ -91,6 +98,7 @@ class InteratomicModule(LightningModule):
         super().__init__()
         if model not in MODELS:
             raise ValueError(f"`model` (={model!r}) is not known; expected one of {', '.join(MODELS)}")
+        check_kind(loss)
         if not huber_delta > 0:
             raise ValueError(f"`huber_delta` (={huber_delta}) must be positive")
         check_optimization(optimizer, schedule, lr, weight_decay, warmup)
@@ -104,8 +112,10 @@ class InteratomicModule(LightningModule):
         self._callbacks: list[Callback] = [StageTwo(stage_two_at, self.final_weights)]
         if ema:
             self._callbacks.append(RunningAverage(ema))
-        # Tells what does not fit before any data are read; they give elements, energies and cutoff.
-        build(self._config({"elements": [1], "cutoff": 5.0}))
+        # Tells what does not fit before any data are read; they give elements, energies and cutoff. The
+        # weights that count are drawn later, from the same random numbers on all processes.
+        with torch.random.fork_rng(devices=[]):
+            build(self._config({"elements": [1], "cutoff": 5.0}))
         self.config: dict[str, Any] | None = None
         self._errors = ErrorSums()
 

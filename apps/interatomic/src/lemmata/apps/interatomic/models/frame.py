@@ -130,7 +130,8 @@ class PlainLayer(nn.Module):
         joined = sent.index_select(1, source) + received.index_select(1, target) + self.edge(edges_FED)
         messages = silu(self.message(silu(joined))) * (envelope * self.damping)[:, None]
         sums = torch.zeros_like(sent).index_add(1, target, messages)
-        return features_FNC + self.update(torch.cat([features_FNC, sums], dim=-1))
+        update: Tensor = self.update(torch.cat([features_FNC, sums], dim=-1))
+        return features_FNC + update
 
 
 def edge_frames(graph: Graph, weights: Float[Tensor, " edge"]) -> Frames:

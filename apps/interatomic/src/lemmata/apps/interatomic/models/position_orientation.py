@@ -4,7 +4,8 @@ Each atom holds functions on a grid of orientations, and kernels see what is inv
 orientations. The grid stands in a frame of each configuration, the principal axes of its edges, so that
 energies are exactly invariant under rotations; forces are their derivatives, the frame's motion included.
 Where two axes have equal variance, as in methane or a cubic crystal, the frame and with it the energy jumps:
-choose `frame="fixed"` for those, which is invariant up to an error that falls with the number of orientations.
+choose `frame="fixed"` for those, which is invariant up to an error that falls with the number of
+orientations.
 
 References:
     E. J. Bekkers, S. Vadgama, R. D. Hesselink, P. A. van der Linden, D. W. Romero, Fast, Expressive SE(n)
@@ -12,7 +13,7 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from torch import Tensor
 from lemmata.apps.interatomic.models.frame import edge_frames
 from lemmata.apps.interatomic.models.potential import Graph, Potential
 from lemmata.equivariant.nn import PolynomialCutoff
-from lemmata.equivariant.position_orientation import PositionOrientationNet
+from lemmata.equivariant.position_orientation.network import PositionOrientationNet
 
 __all__ = ["PositionOrientationPotential"]
 
@@ -36,8 +37,8 @@ class PositionOrientationPotential(Potential):
         layers: Number of blocks.
         n_orientations: Size of the grid; with `frame="data"` a multiple of 4.
         degree: Of the polynomials of the attributes.
-        frame: `data` for a grid that each configuration's principal axes carry, `fixed` for one that stays, and
-            `random` for one that is turned at random while training.
+        frame: `data` for a grid that each configuration's principal axes carry, `fixed` for one that stays,
+            and `random` for one that is turned at random while training.
         common: `reference_energies`, `scale`, `shift`, `average_neighbours` and `zbl`, as of `Potential`.
 
     Raises:
@@ -53,7 +54,7 @@ class PositionOrientationPotential(Potential):
         layers: int = 5,
         n_orientations: int = 20,
         degree: int = 3,
-        frame: Literal["data", "fixed", "random"] = "data",
+        frame: str = "data",
         **common: Any,
     ) -> None:
         options: dict[str, Any] = {
@@ -64,6 +65,8 @@ class PositionOrientationPotential(Potential):
             "frame": frame,
         }
         super().__init__("position-orientation", elements, cutoff, options=options, **common)
+        if frame not in ("data", "fixed", "random"):
+            raise ValueError(f"`frame` (={frame!r}) must be 'data', 'fixed' or 'random'")
         if frame == "data" and n_orientations % 4:
             raise ValueError(
                 f"`n_orientations` (={n_orientations}) must be a multiple of 4 with `frame` 'data'"
@@ -79,7 +82,7 @@ class PositionOrientationPotential(Potential):
             n_orientations,
             degree=degree,
             cutoff=cutoff,
-            frame=frame,
+            frame=cast("Literal['data', 'fixed', 'random']", frame),
         )
         self.frame = frame
 

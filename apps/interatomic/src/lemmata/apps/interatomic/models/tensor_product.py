@@ -3,12 +3,13 @@ r"""A potential of tensor products and many-body powers: few layers, each of hig
 Features of atoms are channels of dense irreps. A layer sums products of the neighbours' features with
 spherical harmonics of the edges, along every path of degrees with a weight that depends on the distance,
 
-$$A_{i, lm} = \frac{1}{\sqrt{n}} \sum_j \sum_p R_p(r_{ij}) \big[ h_j \otimes Y(\hat r_{ij}) \big]^p_{lm},$$
+$$A_{i, lm} = \frac 1 n \sum_j \sum_p R_p(r_{ij}) \big[ h_j \otimes Y(\hat r_{ij}) \big]^p_{lm},$$
 
 raises $A$ to powers up to $\nu$ as functions on the sphere, which couples up to $\nu + 1$ atoms, and weights
-the powers by the atom's element; a linear map of the element leads the features past the products. Energies are
-read from the scalars of each layer and summed. Edges fade smoothly at the cutoff, so that forces are
-continuous.
+the powers by the atom's element; a linear map of the element leads the features past the products. Energies
+are read from the scalars of each layer and summed. Edges fade smoothly at the cutoff, so that forces are
+continuous. The sum over neighbours is divided by their mean number $n$ in the data: features then start of
+order one, which powers of order three need.
 
 References:
     I. Batatia, D. P. Kovács, G. N. C. Simm, C. Ortner, G. Csányi, MACE: Higher Order Equivariant Message
