@@ -16,11 +16,11 @@ F64 = torch.float64
 def test_values_on_the_torus_are_the_functions() -> None:
     layer = FourierProduct(4, 2, 3, dtype=F64)
     x = torch.randn(5, 25, dtype=F64)
-    values = layer._on_torus(x, layer.places1, layer.to_fourier1)  # longitude, batch, latitude
+    values = layer._on_torus(x, layer.places1, layer.to_fourier1)  # batch, latitude, longitude
     theta = 2 * math.pi / layer.n_theta * torch.arange(layer.n_theta, dtype=F64)
     phi = 2 * math.pi / layer.n_phi * torch.arange(layer.n_phi, dtype=F64)[:, None]
     points = torch.stack([theta.sin() * phi.sin(), theta.cos() + 0 * phi, theta.sin() * phi.cos()], dim=-1)
-    expected = torch.einsum("pti,bi->pbt", solid_harmonics(4, points), x)
+    expected = torch.einsum("pti,bi->btp", solid_harmonics(4, points), x)
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-13)
 
 

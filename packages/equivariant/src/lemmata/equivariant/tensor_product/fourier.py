@@ -97,26 +97,28 @@ class FourierProduct(ConstantModule):
         product = self._on_torus(x, self.places1, self.to_fourier1) * self._on_torus(
             y, self.places2, self.to_fourier2
         )
-        fourier_VBU = torch.fft.rfft2(product, dim=(-1, 0), norm="forward")[: self.lmax_out + 1]
-        shape = fourier_VBU.shape[1:-1]
-        parts_KBU = torch.cat([fourier_VBU.real, fourier_VBU.imag])
-        parts_KBU = parts_KBU.reshape(2 * (self.lmax_out + 1), math.prod(shape), self.n_theta)
-        harmonic_BKL = torch.bmm(parts_KBU, self.from_fourier).movedim(0, -2)
-        z = harmonic_BKL.flatten(-2).index_select(-1, self.places_out)
+        # Longitudes first, for only the orders that are kept go on.
+        orders = torch.fft.rfft(product, dim=-1, norm="forward")[..., : self.lmax_out + 1]
+        spectrum = torch.fft.fft(orders, dim=-2, norm="forward")
+        shape, rows = spectrum.shape[:-2], math.prod(spectrum.shape[:-2])
+        spectrum_VBU = spectrum.reshape(rows, *spectrum.shape[-2:]).permute(2, 0, 1)
+        parts_KBU = torch.cat([spectrum_VBU.real, spectrum_VBU.imag])
+        harmonic_BKL = torch.bmm(parts_KBU, self.from_fourier).movedim(0, 1)
+        z = harmonic_BKL.flatten(1).index_select(-1, self.places_out)
         return z.reshape(*shape, self.places_out.shape[0])
 
     def _on_torus(self, x: Tensor, places: Tensor, expansion_KLU: Tensor) -> Tensor:
-        """Return values by longitude, the leading axes, and latitude continued to the full circle."""
+        """Return values by leading axes, latitude continued to the full circle, and longitude."""
         shape, (parts, degrees, frequencies) = x.shape[:-1], expansion_KLU.shape
         rows = math.prod(shape)
         gathered = x.reshape(rows, x.shape[-1]).index_select(-1, places)
         x_KBL = gathered.reshape(rows, parts, degrees).transpose(0, 1)
         real, imaginary = torch.bmm(x_KBL, expansion_KLU).chunk(2)
-        spectrum_VBU = torch.complex(real, imaginary).reshape(parts // 2, *shape, frequencies)
-        values: Tensor = torch.fft.irfft2(
-            spectrum_VBU, s=(self.n_theta, self.n_phi), dim=(-1, 0), norm="forward"
-        )
-        return values
+        spectrum_BUV = torch.complex(real, imaginary).permute(1, 2, 0).contiguous()
+        # Latitudes first, while there are no orders but those of the function.
+        orders_BUV = torch.fft.ifft(spectrum_BUV, dim=-2, norm="forward")
+        values: Tensor = torch.fft.irfft(orders_BUV, n=self.n_phi, dim=-1, norm="forward")
+        return values.reshape(*shape, frequencies, self.n_phi)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
