@@ -127,7 +127,8 @@ def label(
             write_start(folder, index, atoms)
         write_json(folder / RECIPE, content)  # written last: where it is, the starts are complete
     first, rest = pieces(recipe)
-    _make_all(folder, first, rest, recipe.count, (os.cpu_count() or 1) if workers is None else workers)
+    processes = (os.cpu_count() or 1) if workers is None else workers
+    _make_all(folder, first, rest, recipe.count, min(processes, max(len(first), len(rest))))
     outcome = _outcome(folder, first, rest, source=source, content=content)
     if not outcome["frames"]:
         shutil.rmtree(folder)
