@@ -107,26 +107,33 @@ class CompleteTensorProduct(WeightedProduct):
         )
         self.unnatural1 = unnatural1
         self.unnatural2 = unnatural2
-        degree = lmax1 + lmax2 + lmax_out
-        component = normalization == "component"
-        field1 = field_constants(lmax1, degree, unit=component)[0]
-        field2 = field_constants(lmax2, degree, unit=component)[0]
-        value = field_constants(lmax_out, degree, unit=True)[1][:, 2]
-        projections = [value, value]
-        if component:
+        unit = normalization == "component"
+        lmaxs = (lmax1, lmax2, lmax_out)
+        degree = sum(lmaxs)
+        values = [field_constants(lmax, degree, unit=unit) for lmax in lmaxs]
+        # A bracket has a degree less than a product, so that its own grid has fewer points.
+        slopes = [field_constants(lmax, max(degree - 1, *lmaxs), unit=unit) for lmax in lmaxs]
+        value1, value2, projection = values[0][0][:, 2], values[1][0][:, 2], values[2][1][:, 2]
+        slope1, slope2, projection_bracket = slopes[0][0][:, :2], slopes[1][0][:, :2], slopes[2][1][:, 2]
+        if unit:
             # Independent terms that meet in an output, one from each pair of input blocks.
             terms = blocks1 * blocks2
-            pointwise = component_scale(
-                lambda place: (field1[:, 2] * value[place]) @ field2[:, 2].mT, lmax_out
+            scale = component_scale(lambda place: (value1 * projection[place]) @ value2.mT, lmax_out)
+            scale_bracket = component_scale(
+                lambda place: contract_fields(slope1, slope2, projection_bracket[place, None], (BRACKET,)),
+                lmax_out,
             )
-            bracket = component_scale(
-                lambda place: contract_fields(field1, field2, value[place, None], (BRACKET,)), lmax_out
-            )
-            projections = [value * scale[:, None] / terms**0.5 for scale in (pointwise, bracket)]
-        self.register_constant("transform1", field1.flatten(1), dtype=dtype, device=device)
-        self.register_constant("transform2", field2.flatten(1), dtype=dtype, device=device)
-        self.register_constant("projection", projections[0].mT, dtype=dtype, device=device)
-        self.register_constant("projection_bracket", projections[1].mT, dtype=dtype, device=device)
+            projection = projection * scale[:, None] / terms**0.5
+            projection_bracket = projection_bracket * scale_bracket[:, None] / terms**0.5
+        constants = {
+            "transform1": torch.cat([slope1.flatten(1), value1], dim=1),
+            "transform2": torch.cat([slope2.flatten(1), value2], dim=1),
+            "projection": projection.mT,
+            "projection_bracket": projection_bracket.mT,
+        }
+        for name, value in constants.items():
+            self.register_constant(name, value, dtype=dtype, device=device)
+        self._points = [slope1.shape[-1], slope1.shape[-1], value1.shape[-1]]
         self._pointwise = _across_blocks(((2, 2, 1),), blocks1, blocks2)
         self._bracket = _across_blocks(BRACKET, blocks1, blocks2)
 
@@ -148,8 +155,8 @@ class CompleteTensorProduct(WeightedProduct):
             TypeError: Where an input is a pair and should not be, or the other way round.
         """
         weight1, weight2, weight_out = self.component_weights(weight)
-        first = _fields(_blocks(x, self.unnatural1, "x"), self.transform1, weight1)
-        second = _fields(_blocks(y, self.unnatural2, "y"), self.transform2, weight2)
+        first = self._fields(_blocks(x, self.unnatural1, "x"), self.transform1, weight1)
+        second = self._fields(_blocks(y, self.unnatural2, "y"), self.transform2, weight2)
         pointwise = [multiply_fields(first, second, t) @ self.projection for t in self._pointwise]
         bracket = [multiply_fields(first, second, t) @ self.projection_bracket for t in self._bracket]
         if weight_out is not None:
@@ -159,6 +166,16 @@ class CompleteTensorProduct(WeightedProduct):
         if len(pointwise) == 1:
             return pointwise[0], bracket[0]
         return pointwise[0] + bracket[1], pointwise[1] + bracket[0]
+
+    def _fields(self, blocks: list[Tensor], transform: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
+        """Return slopes along latitude and longitude and values on their grids, block after block."""
+        if weight is None:
+            return tuple(p for x in blocks for p in torch.split(x @ transform, self._points, dim=-1))
+        slopes, values = torch.split(transform, [2 * self._points[0], self._points[2]], dim=-1)
+        parts: list[Tensor] = []
+        for x, pointwise, bracket in zip(blocks, *weight.unbind(0), strict=True):
+            parts += [*((x * bracket) @ slopes).chunk(2, dim=-1), (x * pointwise) @ values]
+        return tuple(parts)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
@@ -171,18 +188,6 @@ def _blocks(x: Tensor | Blocks, pair: bool, name: str) -> list[Tensor]:
         expected = "a pair, the natural and the unnatural block" if pair else "one tensor, natural features"
         raise TypeError(f"`{name}` must be {expected}, got {type(x).__name__}")
     return [x] if isinstance(x, Tensor) else list(x)
-
-
-def _fields(blocks: list[Tensor], transform: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
-    """Return slopes along latitude and longitude and values on the grid, block after block."""
-    if weight is None:
-        return tuple(part for x in blocks for part in (x @ transform).chunk(3, dim=-1))
-    points = 2 * (transform.shape[-1] // 3)
-    slopes, values = transform[:, :points], transform[:, points:]
-    parts: list[Tensor] = []
-    for x, pointwise, bracket in zip(blocks, *weight.unbind(0), strict=True):
-        parts += [*((x * bracket) @ slopes).chunk(2, dim=-1), (x * pointwise) @ values]
-    return tuple(parts)
 
 
 def _across_blocks(terms: Terms, blocks1: int, blocks2: int) -> list[Terms]:

@@ -129,7 +129,8 @@ class VectorSignalTensorProduct(WeightedProduct):
         unit = kind != "bracket" or normalization == "component"
         parts = slice(0, 2) if kind == "bracket" else slice(0, 3)
         parts_out = slice(0, 3) if kind == "cross" else slice(2, 3)
-        degree = lmax1 + lmax2 + lmax_out
+        # Products that couple odd sums have a degree less than the pointwise product.
+        degree = max(lmax1 + lmax2 + lmax_out - (kind != "dot"), lmax1, lmax2, lmax_out)
         fields = [field_constants(lmax, degree, unit=unit)[0][:, parts] for lmax in (lmax1, lmax2)]
         projection = field_constants(lmax_out, degree, unit=True)[1][:, parts_out]
         if normalization == "component":
