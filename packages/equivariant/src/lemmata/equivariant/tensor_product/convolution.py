@@ -28,7 +28,7 @@ __all__ = ["GauntConvolution", "RotatedProduct", "frame_of_direction"]
 
 Method = Literal["auto", "rotation", "product"]
 
-ROTATION_PAYS = 12
+ROTATION_PAYS = 10
 """Least degree from which the rotation is quicker than the grid, on one core of a CPU with 32 channels."""
 
 
