@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from lemmata.equivariant.o3 import Irreps
 from lemmata.equivariant.tensor_product.cost import (
     RATES,

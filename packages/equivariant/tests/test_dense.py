@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lemmata.equivariant.o3 import Irreps
 from lemmata.equivariant.tensor_product.channelwise import Run, channelwise_product
 from lemmata.equivariant.tensor_product.dense import DenseProduct, FilterMatrices, OuterProducts

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lemmata.equivariant.tensor_product import TensorProduct, gaunt_coefficients
 from lemmata.equivariant.testing import assert_equivariant
 
@@ -126,7 +127,7 @@ def test_degree_rank_reaches_any_path_weights():
     paths = double(*irreps, kind="channelwise")
     x, y = inputs(product, 40)
     target = paths(x, y).detach()
-    # The terms' degrees of inputs fixed to one pair each, only the output's weights are left, which are linear.
+    # With one pair of degrees a term only the weights of the output are left, in which the product is linear.
     first, second, _ = torch.split(torch.zeros(product.weight_numel, dtype=torch.float64), [27, 27, 27])
     for term in range(9):
         first.view(3, 9)[term // 3, term] = second.view(3, 9)[term % 3, term] = 1.0
@@ -257,7 +258,8 @@ def test_weights_are_reproducible_and_do_not_read_the_default_dtype():
     x, y = inputs(first, 2)
     assert first(x, y).dtype == torch.float64
     external = TensorProduct("4x1o", "1o", kind="channelwise", shared_weights=False)
-    assert external.weight is None and not list(external.parameters())
+    assert external.weight is None
+    assert not list(external.parameters())
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -92,15 +92,15 @@ def test_unequal_multiplicities_are_named(arguments, message):
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_names_and_outputs_are_named():
-    with pytest.raises(ValueError, match="irrep_normalization.*integral"):
+    with pytest.raises(ValueError, match=r"irrep_normalization.*integral"):
         fully_connected_paths("0e", "0e", "0e", irrep_normalization="integral")
-    with pytest.raises(ValueError, match="path_normalization.*sum"):
+    with pytest.raises(ValueError, match=r"path_normalization.*sum"):
         fully_connected_paths("0e", "0e", "0e", path_normalization="sum")
-    with pytest.raises(ValueError, match="kind.*uvw"):
+    with pytest.raises(ValueError, match=r"kind.*uvw"):
         path_table("0e", "0e", "0e", kind="uvw")
     with pytest.raises(ValueError, match="needs `irreps_out`"):
         path_table("0e", "0e", kind="fully_connected")
-    with pytest.raises(ValueError, match="1x0e.1x1e.1x2e"):
+    with pytest.raises(ValueError, match=r"1x0e.1x1e.1x2e"):
         path_table("1o", "1o", "2x0e + 1e + 2e", kind="full")
     with pytest.raises(ValueError, match="keep"):
         channelwise_paths("0e", "0e", "0e", keep=["0e"])

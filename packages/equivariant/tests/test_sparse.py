@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+
 from lemmata.equivariant.o3 import wigner_3j
 from lemmata.equivariant.tensor_product.dense import DenseProduct
 from lemmata.equivariant.tensor_product.paths import channelwise_paths, full_paths, fully_connected_paths

@@ -1,5 +1,6 @@
 """Products of features that turn with the features: one front, and the products behind it."""
 
+from lemmata.equivariant.tensor_product.comparison import Record, benchmark_tensor_products
 from lemmata.equivariant.tensor_product.complete import CompleteTensorProduct
 from lemmata.equivariant.tensor_product.convolution import GauntConvolution
 from lemmata.equivariant.tensor_product.cost import predicted_costs
@@ -25,8 +26,10 @@ __all__ = [
     "MatrixTensorProduct",
     "Path",
     "PathTable",
+    "Record",
     "TensorProduct",
     "VectorSignalTensorProduct",
+    "benchmark_tensor_products",
     "channelwise_paths",
     "fit_degree_rank",
     "full_paths",

@@ -7,10 +7,10 @@ each edge and channel; products of two features do the same with as many channel
 $$m_{p k c} = w_{p c} \sum_{i j} \kappa^p_{i j k}\, x_{i c}\, y_{j c} .$$
 
 What comes out, and what lies between, is many times larger than what goes in, so that time goes to memory
-rather than to arithmetic. Blocks of samples are therefore taken through all steps while they are in the cache.
-Gradients and their gradients are taken in the same way, from inputs alone, so that nothing of the size of the
-products is kept for them; derivatives beyond the second go through plain operations. Messages can be summed
-over the edges of each target on the way, and are then never stored at all.
+rather than to arithmetic. Blocks of samples are therefore taken through all steps while they are in the
+cache. Gradients and their gradients are taken in the same way, from inputs alone, so that nothing of the size
+of the products is kept for them; derivatives beyond the second go through plain operations. Messages can be
+summed over the edges of each target on the way, and are then never stored at all.
 
 Axis letters used below: `Z` samples or edges, `N` nodes, `I` and `J` components of the inputs, `M` rows (the
 components of all paths), `K` components of the output, `P` paths, `C` channels.
@@ -127,7 +127,7 @@ class Plan:
         return (slice(start, stop) for start, stop in itertools.pairwise(starts))
 
     def views(self, rows: Tensor, out: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Return rows `(Z, n, paths, dim, C)`, output `(Z, n, dim, C)` and weights `(Z, n, paths, C)` of runs."""
+        """Return rows `(Z, n, paths, dim, C)`, output `(Z, n, dim, C)` and weights `(Z, n, paths, C)`."""
         q = o = p = 0
         channels = rows.shape[2]
         for run in self.runs:
@@ -260,7 +260,10 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
         gradients = _third if torch.is_grad_enabled() else _second
-        return (*gradients(*cotangents, *ctx.saved_tensors, ctx.plan), None, None, None)
+        grad, x, y, weight, source, target = ctx.saved_tensors
+        a, b, c = cotangents
+        found = gradients(a, b, c, grad, x, y, weight, source, target, ctx.plan)
+        return (*found, None, None, None)
 
     @staticmethod
     def vmap(

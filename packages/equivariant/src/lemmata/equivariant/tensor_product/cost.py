@@ -8,8 +8,9 @@ $$t = t_{\text{call}} n_{\text{calls}} + \frac{n_{\text{dense}}}{r_{\text{dense}
 
 with the number of tensor operations, of multiply-adds in matrix products and in sparse sums, of numbers read
 and written by everything else, and of numbers in temporaries too large for the cache. `RATES` holds the five
-rates of a class of machine, found by least squares on measured times of the methods themselves. They differ between machines by factors that are much the same
-for all methods, so that the order of the methods is more certain than the seconds.
+rates of a class of machine, found by least squares on measured times of the methods themselves. They differ
+between machines by factors that are much the same for all methods, so that the order of the methods is more
+certain than the seconds.
 """
 
 import math
@@ -84,7 +85,7 @@ class Rates:
         )
 
 
-RATES = {"cpu": Rates(call=4e-6, dense=2.0e10, sparse=6.0e9, moved=2.0e9, stored=1.0e9)}
+RATES = {"cpu": Rates(call=3.6e-6, dense=2.5e10, sparse=2.0e10, moved=5.0e9, stored=5.0e8)}
 """One core of a server CPU with 512-bit vectors."""
 
 
@@ -164,9 +165,11 @@ def path_counts(table: PathTable, *, batch: int) -> dict[str, Counts]:
         sparse += rest + Counts(moved=batch * copies * (i + j if mul2 > 1 else 0))
         first = Counts(dense=batch * j * rows * i) if mul2 == 1 else Counts(dense=batch * mul1 * i * rows * j)
         second = batch * rows * (i * mul1 if mul2 == 1 else j * mul1 * mul2)
-        turned = 0 if mul2 == 1 else 3 * batch * rows * j * mul1
-        held = batch * rows * copies
-        dense += rest + first + Counts(dense=second, moved=turned + 2 * held, stored=_beyond_cache(held))
+        # Matrices of the samples, which are stored twice where they are turned, and their products.
+        matrices, held = batch * rows * (i if mul2 == 1 else j * mul1), batch * rows * copies
+        turned = 0 if mul2 == 1 else 3 * matrices
+        stored = _beyond_cache(held) + (1 if mul2 == 1 else 2) * _beyond_cache(matrices)
+        dense += rest + first + Counts(dense=second, moved=turned + 2 * held, stored=stored)
         sparse += Counts(stored=_beyond_cache(held))
     return {"dense": dense, "sparse": sparse}
 

@@ -76,7 +76,7 @@ class DenseProduct(nn.Module):
         >>> from lemmata.equivariant.tensor_product.paths import full_paths
         >>> product = DenseProduct(full_paths("1o", "1o", keep=["1e"]))
         >>> product(torch.eye(3)[:1], torch.eye(3)[1:2], torch.empty(0)) * 2**0.5
-        tensor([[0., 0., 1.]])
+        tensor([[0.0000, 0.0000, 1.0000]])
     """
 
     weight_order: Tensor | None
@@ -381,7 +381,7 @@ class OuterProducts(Bilinear):
         """Return the gradient in the first input."""
         return (self._pairs(rows) * y.mT[..., None, :]).sum(3).mT
 
-    def to_second(self, rows: Tensor, x: Tensor, channels: int) -> Tensor:  # noqa: ARG002 - those of the first
+    def to_second(self, rows: Tensor, x: Tensor, channels: int) -> Tensor:  # noqa: ARG002 - x tells
         """Return the gradient in the second input."""
         return (self._pairs(rows) * x.mT[..., :, None]).sum(2).mT
 
@@ -475,7 +475,7 @@ def _shape(table: PathTable, run: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _weight_order(table: PathTable, order: Sequence[int]) -> tuple[int, Tensor | None]:
-    """Return the order of weights as one of chunks, whose length divides that of every path; None for as is."""
+    """Return a length that divides every path's number of weights, and the order of such chunks."""
     slices = table.weight_slices()
     chunk = math.gcd(*(path.weight_numel for path in table.paths)) or 1
     places = [n for place in order for n in range(slices[place].start // chunk, slices[place].stop // chunk)]

@@ -8,8 +8,9 @@ r"""One front over every equivariant product: which map is wanted, and which met
   product of message passing, with weights for each edge.
 - `full`: every path and every pair of copies, without weights, each with an entry of its own.
 - `complete`: channel by channel, every coupling that parities allow with a strength that nobody chooses, that
-  of functions on the sphere, summed to one entry for each irrep. This is what a model wants that mixes channels
-  by linear layers before and after anyway, and asks for the fastest product that reaches every coupling.
+  of functions on the sphere, summed to one entry for each irrep. This is what a model wants that mixes
+  channels by linear layers before and after anyway, and asks for the fastest product that reaches every
+  coupling.
   `degree_rank=R` makes it learn strengths by degree in `R` terms.
 
 `dense` and `sparse` compute every kind, `grid` (and `fourier`, for even sums of degrees) computes `complete`.
@@ -52,20 +53,20 @@ class TensorProduct(nn.Module):
         irreps1: Of the first input.
         irreps2: Of the second input. For `channelwise` and `complete` one copy of each irrep, or as many as
             the first input has.
-        irreps_out: Of the output. None for `channelwise` and `full` gives every path an entry of its own, sorted
-            by irrep: the attribute `irreps_out` tells the result. Paths to the same entry are summed.
+        irreps_out: Of the output. None for `channelwise` and `full` gives every path an entry of its own,
+            sorted by irrep: the attribute `irreps_out` tells the result. Paths to the same entry are summed.
         kind: Which map: see the module's description.
         method: How to compute it. Each kind takes `auto`, `dense` and `sparse`; `complete` also `grid`,
-            `fourier` (where all sums of degrees are even), `vector_signal` (where all are odd: the bracket) and
-            `matrix` (another map, with the strengths of matrix products; `auto` never chooses it).
+            `fourier` (where all sums of degrees are even), `vector_signal` (where all are odd: the bracket)
+            and `matrix` (another map, with the strengths of matrix products; `auto` never chooses it).
         keep: The irreps of the output where `irreps_out` is None; all where None.
         layout: How each entry is stored: copies first (`"mul_ir"`, e3nn's), or components first (`"ir_mul"`),
             which saves two transpositions in channelwise products of many edges.
         internal_weights: Whether the module holds its weights; by default where they are shared.
         shared_weights: Whether one set of weights serves all samples; False where `forward` gets weights of
             each, such as each edge.
-        degree_rank: For `complete`, and for `channelwise` by the methods `grid` and `fourier`: number of terms
-            with weights by degree. None for no weights.
+        degree_rank: For `complete`, and for `channelwise` by the methods `grid` and `fourier`: number of
+            terms with weights by degree. None for no weights.
         irrep_normalization: `"component"` (variance 1 of components in gives variance 1 out), `"norm"` or
             `"none"`; as e3nn. Not for `complete`, which has the first.
         path_normalization: `"element"`, `"path"` or `"none"`; as e3nn. Not for `complete`.
@@ -75,8 +76,8 @@ class TensorProduct(nn.Module):
         device: Of weights and constants. `auto` takes `dense` on anything but a CPU.
 
     Raises:
-        ValueError: Where a name is unknown, the irreps do not fit the kind, or the method does not compute the
-            kind's map.
+        ValueError: Where a name is unknown, the irreps do not fit the kind, or the method does not compute
+            the kind's map.
 
     Examples:
         >>> product = TensorProduct("8x0e + 8x1o", "8x0e + 8x1o", "8x0e + 8x1o", kind="fully_connected")
@@ -86,7 +87,7 @@ class TensorProduct(nn.Module):
         >>> edges.irreps_out, edges.weight_numel
         (8x0e+8x0e+8x1o+8x1o+8x1e+8x2e, 48)
         >>> edges(torch.randn(100, 32), torch.randn(100, 4), torch.randn(100, 48)).shape
-        torch.Size([100, 112])
+        torch.Size([100, 128])
     """
 
     weight: nn.Parameter | None
@@ -201,7 +202,8 @@ class TensorProduct(nn.Module):
         self.irreps1.check(x, "x")
         self.irreps2.check(y, "y")
         weight = self._weights(weight, x)
-        batch = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1], weight.shape[:-1])  # type: ignore[no-untyped-call] # torch leaves it without types
+        shapes = (x.shape[:-1], y.shape[:-1], weight.shape[:-1])
+        batch = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call] # torch leaves it without types
         if weight.ndim > 1:
             weight = _flat(weight, batch)
         out: Tensor = self.product(_flat(x, batch), _flat(y, batch), weight)
@@ -216,7 +218,7 @@ class TensorProduct(nn.Module):
         *,
         size: int | None = None,
     ) -> Tensor:
-        """Return, for each node, the sum over its edges of the product of the source's features with a filter.
+        """Return, for each node, the sum over its edges of products of the sources' features with filters.
 
         Equal to `forward(x[source], y, weight)` summed over the edges of each target; channelwise products
         do both in one pass, so that the products of all edges are never stored.
@@ -262,8 +264,8 @@ class TensorProduct(nn.Module):
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
         return (
-            f"{self.irreps1} x {self.irreps2} -> {self.irreps_out}, kind={self.kind!r}, method={self.method!r}, "
-            f"weight_numel={self.weight_numel}"
+            f"{self.irreps1} x {self.irreps2} -> {self.irreps_out}, kind={self.kind!r}, "
+            f"method={self.method!r}, weight_numel={self.weight_numel}"
         )
 
 
@@ -296,8 +298,8 @@ def _mixture_irreps(
     """
     if kind in ("full", "fully_connected"):
         raise ValueError(
-            f"`method` (={method!r}) computes a mixture of paths with fixed strengths, not `kind` (={kind!r}): use "
-            "'dense', 'sparse' or 'auto', or `kind='complete'` between linear layers"
+            f"`method` (={method!r}) computes a mixture of paths with fixed strengths, not `kind` "
+            f"(={kind!r}): use 'dense', 'sparse' or 'auto', or `kind='complete'` between linear layers"
         )
     if irreps_out is None or keep is not None:
         raise ValueError(
@@ -306,9 +308,9 @@ def _mixture_irreps(
     irreps = (Irreps(irreps1), Irreps(irreps2), Irreps(irreps_out))
     if kind == "channelwise" and rank is None:
         raise ValueError(
-            f"`method` (={method!r}) has no independent weights on the paths of `kind='channelwise'`, only weights by "
-            f"degree: request `degree_rank={_sufficient_rank(*irreps)}`, with which they reach all that path weights "
-            "do (fewer may do), or use 'dense', 'sparse' or 'auto'"
+            f"`method` (={method!r}) has no independent weights on the paths of `kind='channelwise'`, only "
+            f"weights by degree: request `degree_rank={_sufficient_rank(*irreps)}`, which reaches all "
+            "that path weights do (fewer may), or use 'dense', 'sparse' or 'auto'"
         )
     return irreps
 
@@ -316,8 +318,8 @@ def _mixture_irreps(
 def _sufficient_rank(irreps1: Irreps, irreps2: Irreps, irreps_out: Irreps) -> int:
     """Return a number of terms that reproduces any path weights.
 
-    With one term for each pair of degrees that occur in two of the three places, the third place's weights are
-    the path weights themselves; a second input of one copy has no weights for each channel to be them.
+    With one term for each pair of degrees that occur in two of the three places, the third place's weights
+    are the path weights themselves; a second input of one copy has no weights for each channel to be them.
     """
     sizes = dense_features(irreps1, irreps2, irreps_out)
     paths = path_table(irreps1, irreps2, irreps_out, kind="channelwise").paths

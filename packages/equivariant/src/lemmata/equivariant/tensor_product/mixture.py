@@ -5,7 +5,8 @@ even $l_1 + l_2 + l_3$ and the Poisson bracket for odd sums, reach every couplin
 with a strength that nobody chooses; parities decide which of both an entry of the output takes. Weights by
 degree, before and after, in `R` terms make the strengths learnable:
 
-$$z_{l_3} = \sum_{r=1}^{R} c^r_{l_3} \sum_{l_1 l_2} s_{l_1 l_2 l_3}\, w(a^r_{l_1} x_{l_1}, b^r_{l_2} y_{l_2}).$$
+$$z_{l_3} = \sum_{r=1}^{R} c^r_{l_3} \sum_{l_1 l_2} s_{l_1 l_2 l_3}\,
+w(a^r_{l_1} x_{l_1}, b^r_{l_2} y_{l_2}).$$
 
 The map does not depend on how it is computed: by transforms to a grid, or by one table of coefficients.
 
@@ -68,8 +69,8 @@ def dense_features(irreps1: Irreps, irreps2: Irreps, irreps_out: Irreps) -> Dens
         irreps_out: Of the output.
 
     Raises:
-        ValueError: Where an input mixes natural and unnatural parity or lacks a degree, multiplicities differ,
-            or an entry of the output cannot be reached.
+        ValueError: Where an input mixes natural and unnatural parity or lacks a degree, multiplicities
+            differ, or an entry of the output cannot be reached.
 
     Examples:
         >>> dense_features(Irreps("8x0e + 8x1o"), Irreps("0e + 1o"), Irreps("8x0e + 8x1o + 8x1e")).odd
@@ -261,14 +262,14 @@ def _function(irreps: Irreps, name: str) -> tuple[int, int, int]:
     natural = {ir.p * (-1) ** ir.l for _, ir in irreps}
     if len(natural) > 1:
         raise ValueError(
-            f"`{name}` (={irreps}) mixes natural parity, (-1)^l in degree l, and unnatural parity: multiply each "
-            "by itself, or both with `CompleteTensorProduct(unnatural1=True)`"
+            f"`{name}` (={irreps}) mixes natural parity, (-1)^l in degree l, and unnatural parity: multiply "
+            "each by itself, or both with `CompleteTensorProduct(unnatural1=True)`"
         )
     muls = {mul for mul, _ in irreps}
     if [ir.l for _, ir in irreps] != list(range(len(irreps))) or len(muls) != 1 or 0 in muls:
         raise ValueError(
-            f"`{name}` (={irreps}) must hold as many copies of each degree 0, 1, ... in order, to be functions on "
-            "the sphere"
+            f"`{name}` (={irreps}) must hold as many copies of each degree 0, 1, ... in order, to be "
+            "functions on the sphere"
         )
     return irreps[0].mul, len(irreps) - 1, natural.pop()
 
@@ -291,8 +292,8 @@ def _fixed_product(sizes: DenseFeatures, method: MixtureMethod, dtype: torch.dty
     if method == "fourier" or (method == "vector_signal" and not all(sizes.odd)):
         reach = "even" if method == "fourier" else "odd"
         raise ValueError(
-            f"`method` (={method!r}) only reaches couplings with an {reach} sum of degrees, and `irreps_out` asks "
-            "for others: use 'grid', 'dense' or 'auto'"
+            f"`method` (={method!r}) only reaches couplings with an {reach} sum of degrees, and `irreps_out` "
+            "asks for others: use 'grid', 'dense' or 'auto'"
         )
     if all(sizes.odd):
         return VectorSignalTensorProduct(*degrees, kind="bracket", shared_y=shared, dtype=dtype)

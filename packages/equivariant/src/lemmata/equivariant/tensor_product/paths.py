@@ -106,14 +106,14 @@ def fully_connected_paths(
     irrep_normalization: IrrepNormalization = "component",
     path_normalization: PathNormalization = "element",
 ) -> PathTable:
-    """Return every path that parities and degrees allow, all copies with all: those of `e3nn`'s fully connected.
+    """Return every path that parities and degrees allow, all copies with all, as e3nn's fully connected.
 
     Args:
         irreps1: Of the first input.
         irreps2: Of the second input.
         irreps_out: Of the output.
-        irrep_normalization: Variance 1 of components (`"component"`) or norm 1 of irreps (`"norm"`) in gives the
-            same out; `"none"` leaves the symbols alone.
+        irrep_normalization: Variance 1 of components (`"component"`) or norm 1 of irreps (`"norm"`) in gives
+            the same out; `"none"` leaves the symbols alone.
         path_normalization: Whether all elements (`"element"`) or all paths (`"path"`) that reach an output
             count alike; `"none"` does not divide.
 
@@ -144,8 +144,8 @@ def channelwise_paths(
     Args:
         irreps1: Of the first input.
         irreps2: Of the second input: one copy of each, or as many as the first has.
-        irreps_out: Of the output, as many copies as the first input has; all paths to an entry are summed. Where
-            None, every path has an entry of its own, sorted by irrep, as in message passing.
+        irreps_out: Of the output, as many copies as the first input has; all paths to an entry are summed.
+            Where None, every path has an entry of its own, sorted by irrep, as in message passing.
         keep: The irreps of the output where `irreps_out` is None; all where None.
         irrep_normalization: As `fully_connected_paths`.
         path_normalization: As `fully_connected_paths`.
@@ -159,7 +159,7 @@ def channelwise_paths(
     """
     first, second = Irreps(irreps1), Irreps(irreps2)
     if irreps_out is None:
-        out, triples = _own_entries(first, second, keep, lambda mul1, mul2: mul1)  # noqa: ARG005 - a rule of both
+        out, triples = _own_entries(first, second, keep, lambda mul1, _: mul1)
         triples.sort(key=lambda triple: triple[2])
     elif keep is not None:
         raise ValueError(

@@ -5,8 +5,8 @@ $O(L^6)$ couplings of all degrees up to `L` only $O(L^5)$ are not zero. Pairs of
 are multiplied, and a sparse matrix sums them to the products along paths; both directions of the gradient are
 such a product too. Everything is vectorised over samples and copies, and no loop runs over paths.
 
-Axis letters used below: `Z` samples, `I` and `J` components of the inputs, `M` rows of products, `C` channels,
-`U` and `V` copies, `S` nonzeros.
+Axis letters used below: `Z` samples, `I` and `J` components of the inputs, `M` rows of products, `C`
+channels, `U` and `V` copies, `S` nonzeros.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class SparseProduct(DenseProduct):
         >>> from lemmata.equivariant.tensor_product.paths import full_paths
         >>> product = SparseProduct(full_paths("1o", "1o", keep=["1e"]))
         >>> product(torch.eye(3)[:1], torch.eye(3)[1:2], torch.empty(0)) * 2**0.5
-        tensor([[0., 0., 1.]])
+        tensor([[0.0000, 0.0000, 1.0000]])
     """
 
     @staticmethod
@@ -203,6 +203,6 @@ def sparse_maps(coupling_IMJ: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor,
 
 
 def _by_component(x: Tensor, channels: int) -> Tensor:
-    """Return features `(Z, I, C)`, or `(Z, I, 1)` for all channels, with the component first: `(I, Z * C)`."""
+    """Return features `(Z, I, C)`, or `(Z, I, 1)` for all channels, by component: `(I, Z * C)`."""
     turned = x.transpose(0, 1)
     return turned.expand(-1, -1, channels).reshape(turned.shape[0], x.shape[0] * channels)
