@@ -70,7 +70,7 @@ def test_labelling_killed_and_resumed_gives_the_same_file(tmp_path, run, kill_wh
 
     kill_when(started, "interatomic", label[0], label[1], "broken.xyz", *label[2:])
     if not (tmp_path / "broken.xyz").exists():
-        run("interatomic", label[0], label[1], "broken.xyz", *label[2:], "--resume")
+        run("interatomic", label[0], label[1], "broken.xyz", *label[2:])
     assert (tmp_path / "broken.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
 
 
