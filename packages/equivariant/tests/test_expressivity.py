@@ -41,7 +41,7 @@ class Shared(torch.nn.Module):
         return self.product(x, y)
 
 
-@pytest.mark.parametrize("lmax", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("lmax", [0, 1, 2, 4])
 def test_gaunt_products(lmax):
     for weights in (False, True):
         for method in ("grid", "fourier", "dense"):
@@ -49,14 +49,14 @@ def test_gaunt_products(lmax):
             assert expressivity(product) == 3 * (lmax + 1) - 2
 
 
-@pytest.mark.parametrize("lmax", [1, 2, 3, 5])
+@pytest.mark.parametrize("lmax", [1, 2, 4])
 def test_brackets_and_complete_products(lmax):
     assert expressivity(VectorSignalTensorProduct(lmax, lmax, lmax)) == 3 * lmax - 2
     # Independent weights a branch add up. The linear layers alone share theirs between the branches.
     assert expressivity(CompleteTensorProduct(lmax, lmax, lmax)) == 3 * (lmax + 1) - 2 + 3 * lmax - 2
     shared = expressivity(Shared(lmax))
     assert shared == expressivity(CompleteTensorProduct(lmax, lmax, lmax, degree_weights=False))
-    assert shared == {1: 5, 2: 9, 3: 13, 5: 21}[lmax]
+    assert shared == {1: 5, 2: 9, 4: 17}[lmax]
 
 
 @pytest.mark.parametrize("lmax", [0, 1, 2, 3])
@@ -108,8 +108,8 @@ def test_channels_are_terms():
     assert found[0] == 7
     assert found[0] < found[1] <= found[2] == 11
     assert expressivity(GauntTensorProduct(2, 2, 2, channels=8)) == 11
-    complete = CompleteTensorProduct(3, 3, 3, channels=16)
-    assert expressivity(complete) == count_triples(3)
+    complete = CompleteTensorProduct(2, 2, 2, degree_weights=False)
+    assert expressivity(complete, channels=8) == count_triples(2)
 
 
 def test_copies_around_the_product():
