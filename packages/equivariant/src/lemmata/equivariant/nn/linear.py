@@ -101,7 +101,8 @@ class EquivariantLinear(nn.Module):
         if rows:
             copies = _joined([x[..., slices[i]].reshape(*batch, mul, ir.dim) for i, mul in rows.items()], -2)
             matrix = _joined([_joined([self._matrix(i, j) for j in columns], 1) for i in rows], 0)
-            mixed = torch.einsum("...um,uw->...wm", copies, matrix / math.sqrt(sum(rows.values())))
+            # Components in front of copies: one product of two matrices, whatever the batch.
+            mixed = (copies.mT @ (matrix / math.sqrt(sum(rows.values())))).mT
         else:
             mixed = x.new_zeros((*batch, sum(columns.values()), ir.dim))
         if self.bias is not None and ir.is_scalar():
