@@ -105,13 +105,17 @@ def channelwise_product(
     return result
 
 
-@dataclass(frozen=True)
 class Plan:
-    """A product's map, and the steps around it, which record no gradients."""
+    """A product's map, and the steps around it, which record no gradients.
 
-    runs: tuple[Run, ...]
-    bilinear: Bilinear
-    size: int | None
+    Args:
+        runs: What the rows are.
+        bilinear: The products along paths.
+        size: Number of targets.
+    """
+
+    def __init__(self, runs: tuple[Run, ...], bilinear: Bilinear, size: int | None) -> None:
+        self.runs, self.bilinear, self.size = runs, bilinear, size
 
     @property
     def length(self) -> int:

@@ -214,6 +214,7 @@ class Part(ConstantModule):
     ) -> None:
         super().__init__()
         self.segments = tuple(segments)
+        self.runs = tuple(Run(len(s.outputs), len(s.paths[0]), s.dim) for s in segments)
         self.rows = [segment.rows for segment in segments]
         self.mul1, self.mul2 = group1.mul, group2.mul
         coupling_IMJ = coupling_matrix(table, group1, group2, segments, paths_last=self.paths_last)
@@ -311,7 +312,7 @@ class ChannelwisePart(Part):
         size: int | None = None,
     ) -> list[Tensor]:
         """Return a block for each segment."""
-        runs = tuple(Run(len(s.outputs), len(s.paths[0]), s.dim) for s in self.segments)
+        runs = self.runs
         weight_ZPC = weight.reshape(*([1] if weight.ndim == 1 else weight.shape[:1]), -1, self.mul1)
         rows = channelwise_product(x_ZIC, y_ZJC, weight_ZPC, self.bilinear(), runs, source, target, size)
         sizes = [run.entries * run.dim for run in runs]
@@ -321,17 +322,16 @@ class ChannelwisePart(Part):
         ]
 
 
-@dataclass(frozen=True)
 class FilterMatrices(Bilinear):
     """Products with a filter of one channel: a matrix for each sample, which multiplies all channels.
 
-    Attributes:
+    Args:
         coupling: Shape `(J, M * I)`.
         components: `I`.
     """
 
-    coupling: Tensor
-    components: int
+    def __init__(self, coupling: Tensor, components: int) -> None:
+        self.coupling, self.components = coupling, components
 
     def rows(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the products."""
@@ -360,17 +360,16 @@ class FilterMatrices(Bilinear):
         return (y[..., 0] @ self.coupling).reshape(y.shape[0], rows, self.components)
 
 
-@dataclass(frozen=True)
 class OuterProducts(Bilinear):
     """Products of as many channels as there are in the first input: outer products times one matrix.
 
-    Attributes:
+    Args:
         coupling: Shape `(I * J, M)`.
         components: `I`.
     """
 
-    coupling: Tensor
-    components: int
+    def __init__(self, coupling: Tensor, components: int) -> None:
+        self.coupling, self.components = coupling, components
 
     def rows(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the products."""

@@ -140,6 +140,7 @@ class MixtureProduct(ConstantModule):
         self.groups2 = groups_of(irreps2, range(len(irreps2)))
         product = _fixed_product(self.sizes, method, torch.float64)
         self.product: nn.Module | None = None
+        self.runs = (Run(1, 1, sum(entry.ir.dim for entry in irreps_out)),)
         if method in ("dense", "sparse"):
             coupling_IKJ = _coefficients(product, self.sizes, irreps_out)
             self._register_table(coupling_IKJ, dtype, device)
@@ -198,7 +199,7 @@ class MixtureProduct(ConstantModule):
         if self.product is None:
             one = x_ZIC.new_ones((1, 1, x_ZIC.shape[2]))
             bilinear = self._bilinear(y_ZJC.shape[2])
-            return channelwise_product(x_ZIC, y_ZJC, one, bilinear, (Run(1, 1, self.entries.shape[0]),))
+            return channelwise_product(x_ZIC, y_ZJC, one, bilinear, self.runs)
         x_ZCI, y_ZCJ = x_ZIC.mT.contiguous(), y_ZJC.mT.contiguous()
         if isinstance(self.product, CompleteTensorProduct):
             even, odd = self.product(x_ZCI, y_ZCJ)

@@ -9,8 +9,6 @@ Axis letters used below: `Z` samples, `I` and `J` components of the inputs, `M` 
 channels, `U` and `V` copies, `S` nonzeros.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -56,6 +54,7 @@ class _SparsePart(Part):
     def constants(self, coupling_IMJ: Tensor) -> dict[str, Tensor]:
         """Return the values of the nonzeros in the order of each map; places become buffers."""
         constants = {}
+        self.one_run = (Run(1, 1, coupling_IMJ.shape[1]),)
         self.lengths: dict[str, int] = {}
         for name, (values, index, pairs, length) in sparse_maps(coupling_IMJ).items():
             self.register_buffer(f"{name}_index", index, persistent=False)
@@ -92,7 +91,7 @@ class _SparsePairwise(_SparsePart):
             x_ZIU = x_ZIU[..., :, None].expand(*x_ZIU.shape[:2], *shape).flatten(2)
             y_ZJV = y_ZJV[..., None, :].expand(*y_ZJV.shape[:2], *shape).flatten(2)
         one = x_ZIU.new_ones((1, 1, x_ZIU.shape[2]))
-        rows = channelwise_product(x_ZIU, y_ZJV, one, self.bilinear(), (Run(1, 1, sum(self.rows)),))
+        rows = channelwise_product(x_ZIU, y_ZJV, one, self.bilinear(), self.one_run)
         return list(torch.split(rows, self.rows, dim=1))
 
 
@@ -104,21 +103,18 @@ class _SparseFull(_SparsePairwise, FullPart):
     """Paths of mode `uvuv`."""
 
 
-@dataclass(frozen=True)
 class SparseMap:
     """A bilinear map: products of pairs of components, times a sparse matrix.
 
-    Attributes:
+    Args:
         values: Nonzeros of the matrix, shape `(S,)`.
         index: Their rows and columns, sorted, shape `(2, S)`.
         pairs: The components of both inputs that each column multiplies, shape `(2, columns)`.
         length: Number of rows.
     """
 
-    values: Tensor
-    index: Tensor
-    pairs: Tensor
-    length: int
+    def __init__(self, values: Tensor, index: Tensor, pairs: Tensor, length: int) -> None:
+        self.values, self.index, self.pairs, self.length = values, index, pairs, length
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the map of both inputs, `(Z, length, C)`, without recording gradients."""
@@ -140,19 +136,17 @@ class SparseMap:
         return rows.view(self.length, samples, channels).transpose(0, 1)
 
 
-@dataclass(frozen=True)
 class Nonzeros(Bilinear):
     """Products along paths from the couplings that are not zero.
 
-    Attributes:
+    Args:
         to_row: From both inputs to the rows.
         from_first: From rows and second input to the first.
         from_second: From rows and first input to the second.
     """
 
-    to_row: SparseMap
-    from_first: SparseMap
-    from_second: SparseMap
+    def __init__(self, to_row: SparseMap, from_first: SparseMap, from_second: SparseMap) -> None:
+        self.to_row, self.from_first, self.from_second = to_row, from_first, from_second
 
     def rows(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the products."""
