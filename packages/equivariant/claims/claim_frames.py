@@ -301,7 +301,7 @@ def read_graph6(path: Path) -> list[Tensor]:
     """Read graphs of fewer than 63 nodes: six bits a character, the upper triangle column by column."""
     graphs = []
     for line in path.read_text().split():
-        n, *rest = [ord(character) - 63 for character in line]
+        n, *rest = [ord(character) - 63 for character in line.removeprefix(">>graph6<<")]
         bits = [code >> shift & 1 for code in rest for shift in range(5, -1, -1)]
         places = [(i, j) for j in range(n) for i in range(j)]
         graphs.append(from_edges(n, [place for place, bit in zip(places, bits, strict=False) if bit]))

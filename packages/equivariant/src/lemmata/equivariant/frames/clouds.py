@@ -75,6 +75,7 @@ def gather_clouds(
         raise ValueError("`num_clouds` belongs to `batch`, which is None")
     if batch is not None:
         num_clouds = _check_batch(x, mask, batch, num_clouds)
+        batch = batch.long()
     points = x.float() if x.dtype.itemsize < 4 else x
     present = torch.ones_like(points[..., 0]) if weights is None else weights.to(points.dtype)
     if mask is not None:
