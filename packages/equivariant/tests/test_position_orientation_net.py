@@ -79,6 +79,18 @@ def test_errors_fall_as_the_grid_grows():
     assert means[1] < means[0] / 3
 
 
+def test_lengths_are_measured_in_a_unit():
+    torch.manual_seed(0)
+    net, (scalars, vectors, pos, edge_index) = make(length=1.0), cloud()
+    torch.manual_seed(0)
+    twin = make(length=2.5)
+    expected, found = (
+        net(scalars, vectors, pos, edge_index)[0],
+        twin(scalars, vectors, 2.5 * pos, edge_index)[0],
+    )
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
 def test_permuted_points_and_edges_give_permuted_outputs():
     net = make(cutoff=3.0)
     scalars, vectors, pos, edge_index = cloud()
@@ -310,6 +322,7 @@ def test_networks_compile(unchecked, frame):
         ({"frame": "pca"}, r"`frame` \(='pca'\) must be"),
         ({"degree": 0}, r"`degree` \(=0\) must be at least 1"),
         ({"cutoff": -1.0}, r"`cutoff` \(=-1.0\)"),
+        ({"length": 0.0}, r"`length` \(=0.0\) must lie in"),
         ({"dim": 4}, r"`dim` \(=4\) must be 2 or 3"),
         ({"grid": "icosahedron", "n_orientations": 20}, r"`n` \(=20\) must be 12"),
         ({"edge_chunk": 0}, r"`edge_chunk` \(=0\) must be at least 1"),

@@ -17,6 +17,7 @@ Axis letters used below: `N` points, `E` edges, `G` graphs, `F` frames, `O` orie
 space, `S` and `V` channels of scalars and vectors, `H` hidden channels, `B` basis functions.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -61,8 +62,8 @@ class PositionOrientationNet(nn.Module):
         dim: Dimension of space, 2 or 3.
         degree: Of the polynomials of the attributes.
         basis_dim: Functions in the kernels' bases; `hidden` where None.
-        cutoff: Kernels go to zero smoothly at this distance, and lengths enter attributes in its unit. No
-            edge fades, and lengths enter as they are, where None.
+        cutoff: Kernels go to zero smoothly at this distance, in the unit of the positions; no edge fades
+            where None.
         readout: `"node"`, or `"graph"`: sums over the points of each graph.
         frame: Where the grid stands. `"fixed"`: as it is. `"random"`: while training, turned at random for
             each graph and call; as it is in evaluation. `"data"`: carried by principal axes, which makes the
@@ -71,6 +72,8 @@ class PositionOrientationNet(nn.Module):
             network averages over all signs, at 4 times the cost (2 in the plane).
         grid: Kind of the grid, as `OrientationGrid` says. Where None `repulsion`, and for `frame="data"`
             `dihedral` where `n_orientations` is a multiple of 4.
+        length: The distance of near neighbours, in whose unit lengths enter the attributes. Much too large
+            a unit flattens the kernels, and training starts with a plateau.
         widening: Of the blocks' perceptrons.
         layer_scale: Of the blocks; 1e-6 for deep networks and long runs.
         edge_chunk: Edges worked off at once, to bound memory; where None, as many as fit a cache, and all at
@@ -113,6 +116,7 @@ class PositionOrientationNet(nn.Module):
         frame: str = "fixed",
         *,
         grid: str | None = None,
+        length: float = 1.0,
         widening: int = 4,
         layer_scale: float | None = None,
         edge_chunk: int | None = None,
@@ -129,6 +133,8 @@ class PositionOrientationNet(nn.Module):
         for name in ("in", "out"):
             if not (in_scalars + in_vectors if name == "in" else out_scalars + out_vectors):
                 raise ValueError(f"`{name}_scalars` and `{name}_vectors` (=0) must not both be 0")
+        if not 0 < length < math.inf:
+            raise ValueError(f"`length` (={length}) must lie in (0, inf)")
         if readout not in ("node", "graph"):
             raise ValueError(f"`readout` (={readout!r}) must be 'node' or 'graph'")
         if frame not in ("fixed", "random", "data"):
@@ -136,7 +142,7 @@ class PositionOrientationNet(nn.Module):
         self.in_scalars, self.in_vectors = in_scalars, in_vectors
         self.out_scalars, self.out_vectors = out_scalars, out_vectors
         self.hidden, self.dim, self.readout, self.frame = hidden, dim, readout, frame
-        self.edge_chunk, self.recompute = edge_chunk, recompute
+        self.length, self.edge_chunk, self.recompute = length, edge_chunk, recompute
         options: dict[str, Any] = {"dtype": dtype, "device": device}
         if grid is None and frame == "data" and dim == 3 and n_orientations % 4 == 0:
             grid = "dihedral"
@@ -305,8 +311,7 @@ class PositionOrientationNet(nn.Module):
 
     def _basis_of(self, edge_vec: Tensor) -> Tensor:
         """Return the spatial kernels' basis for some edges."""
-        unit = 1.0 if self.cutoff is None else self.cutoff.cutoff
-        basis: Tensor = self.spatial_basis(spatial_attributes(edge_vec / unit, self.grid.vectors))
+        basis: Tensor = self.spatial_basis(spatial_attributes(edge_vec / self.length, self.grid.vectors))
         if self.cutoff is None:
             return basis
         # The square keeps the distance's derivatives finite at zero.
