@@ -198,11 +198,14 @@ def change_of_basis_cartesian(
     return wigner_3j(l, 1, 1, dtype=dtype, device=device) * math.sqrt(2 * l + 1)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch leaves it without types
 def _points(lmax: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return points on the sphere, and for each degree the pseudo-inverse of its harmonics there."""
-    # Constant to a compiler, which would trace through the cache otherwise.
     return _cached_points(lmax)
+
+
+# Constant to a compiler, which would trace through the cache otherwise. This is all that
+# torch.compiler.assume_constant_result does, besides importing the compiler, which takes seconds.
+_points._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
