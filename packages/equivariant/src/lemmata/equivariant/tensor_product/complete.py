@@ -133,9 +133,9 @@ class CompleteTensorProduct(WeightedProduct):
         }
         for name, value in constants.items():
             self.register_constant(name, value, dtype=dtype, device=device)
-        self._points = [slope1.shape[-1], slope1.shape[-1], value1.shape[-1]]
-        self._pointwise = _across_blocks(((2, 2, 1),), blocks1, blocks2)
-        self._bracket = _across_blocks(BRACKET, blocks1, blocks2)
+        self._points = [2 * slope1.shape[-1], value1.shape[-1]]
+        self._pointwise = _across_blocks(((0, 0, 1),), 1, blocks1, blocks2)
+        self._bracket = _across_blocks(BRACKET, 2, blocks1, blocks2)
 
     def forward(self, x: Tensor | Blocks, y: Tensor | Blocks, weight: Tensor | None = None) -> Blocks:
         """Return the natural and the unnatural block of the product.
@@ -155,10 +155,14 @@ class CompleteTensorProduct(WeightedProduct):
             TypeError: Where an input is a pair and should not be, or the other way round.
         """
         weight1, weight2, weight_out = self.component_weights(weight)
-        first = self._fields(_blocks(x, self.unnatural1, "x"), self.transform1, weight1)
-        second = self._fields(_blocks(y, self.unnatural2, "y"), self.transform2, weight2)
-        pointwise = [multiply_fields(first, second, t) @ self.projection for t in self._pointwise]
-        bracket = [multiply_fields(first, second, t) @ self.projection_bracket for t in self._bracket]
+        first, second = _blocks(x, self.unnatural1, "x"), _blocks(y, self.unnatural2, "y")
+        slopes1, values1 = torch.split(self.transform1, self._points, dim=-1)
+        slopes2, values2 = torch.split(self.transform2, self._points, dim=-1)
+        # One product after the other, so that less is held at a time.
+        fields = _fields(first, values1, weight1, 0), _fields(second, values2, weight2, 0)
+        pointwise = [multiply_fields(*fields, terms) @ self.projection for terms in self._pointwise]
+        fields = _fields(first, slopes1, weight1, 1), _fields(second, slopes2, weight2, 1)
+        bracket = [multiply_fields(*fields, terms) @ self.projection_bracket for terms in self._bracket]
         if weight_out is not None:
             # A product of blocks of equal parity is natural, their bracket unnatural.
             pointwise = [out * weight_out[0, block] for block, out in enumerate(pointwise)]
@@ -166,16 +170,6 @@ class CompleteTensorProduct(WeightedProduct):
         if len(pointwise) == 1:
             return pointwise[0], bracket[0]
         return pointwise[0] + bracket[1], pointwise[1] + bracket[0]
-
-    def _fields(self, blocks: list[Tensor], transform: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
-        """Return slopes along latitude and longitude and values on their grids, block after block."""
-        if weight is None:
-            return tuple(p for x in blocks for p in torch.split(x @ transform, self._points, dim=-1))
-        slopes, values = torch.split(transform, [2 * self._points[0], self._points[2]], dim=-1)
-        parts: list[Tensor] = []
-        for x, pointwise, bracket in zip(blocks, *weight.unbind(0), strict=True):
-            parts += [*((x * bracket) @ slopes).chunk(2, dim=-1), (x * pointwise) @ values]
-        return tuple(parts)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
@@ -190,11 +184,21 @@ def _blocks(x: Tensor | Blocks, pair: bool, name: str) -> list[Tensor]:
     return [x] if isinstance(x, Tensor) else list(x)
 
 
-def _across_blocks(terms: Terms, blocks1: int, blocks2: int) -> list[Terms]:
+def _fields(
+    blocks: list[Tensor], transform: Tensor, weight: Tensor | None, branch: int
+) -> tuple[Tensor, ...]:
+    """Return values on the grid, or slopes along latitude and longitude, block after block."""
+    weighted = blocks if weight is None else [x * w for x, w in zip(blocks, weight[branch], strict=True)]
+    return tuple(part for x in weighted for part in (x @ transform).chunk(1 + branch, dim=-1))
+
+
+def _across_blocks(terms: Terms, parts: int, blocks1: int, blocks2: int) -> list[Terms]:
     """Return the terms of products of blocks of equal parity, then of different parity where there are."""
     found: list[Terms] = []
     for different in (False, True):
         pairs = [(a, b) for a in range(blocks1) for b in range(blocks2) if (a != b) == different]
         if pairs:
-            found.append(tuple((3 * a + i, 3 * b + j, sign) for a, b in pairs for i, j, sign in terms))
+            found.append(
+                tuple((parts * a + i, parts * b + j, sign) for a, b in pairs for i, j, sign in terms)
+            )
     return found
