@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lemmata.equivariant.o3 import Irreps
 from lemmata.equivariant.tensor_product.channelwise import Run, channelwise_product
-from lemmata.equivariant.tensor_product.dense import DenseProduct, FilterMatrices, OuterProducts
+from lemmata.equivariant.tensor_product.dense import DenseProduct
+from lemmata.equivariant.tensor_product.matrices import FilterMatrices, OuterProducts
 from lemmata.equivariant.tensor_product.paths import channelwise_paths, full_paths, fully_connected_paths
 from lemmata.equivariant.tensor_product.sparse import SparseProduct
 
@@ -124,7 +125,7 @@ def test_components_first_is_a_permutation_of_copies_first(kind):
 )
 def test_first_and_second_derivatives_are_differences(kind, table, shared, monkeypatch):
     # Blocks of one or two samples, so that the sums over blocks are tested too.
-    monkeypatch.setattr("lemmata.equivariant.tensor_product.dense.BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr("lemmata.equivariant.tensor_product.matrices.BLOCK_ELEMENTS", 1)
     monkeypatch.setattr("lemmata.equivariant.tensor_product.sparse.BLOCK_COLUMNS", 4)
     product = kind(table)
     shape = (table.weight_numel,) if shared else (3, table.weight_numel)
@@ -156,7 +157,7 @@ def test_third_derivatives_equal_those_of_plain_operations(kind):
 @pytest.mark.parametrize("kind", PRODUCTS)
 @pytest.mark.parametrize("second", ["0e + 1o", "4x0e + 4x1o"])
 def test_messages_are_products_summed_over_edges(kind, second, monkeypatch):
-    monkeypatch.setattr("lemmata.equivariant.tensor_product.dense.BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr("lemmata.equivariant.tensor_product.matrices.BLOCK_ELEMENTS", 100)
     table = channelwise_paths("4x0e + 4x1o", second, keep=["0e", "1o"])
     product = kind(table)
     source, target = torch.randint(0, 6, (2, 40))

@@ -310,6 +310,7 @@ def test_bad_inputs_are_named():
         ("fully_connected", "sparse", natural(8, 2)),
         ("channelwise", "dense", natural(1, 2)),
         ("channelwise", "sparse", natural(8, 2)),
+        ("complete", "dense", natural(1, 2)),
         ("complete", "grid", natural(8, 2)),
     ],
 )

@@ -25,7 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK_ELEMENTS", "Bilinear", "Plan", "Run", "channelwise_product", "channelwise_reference"]
+__all__ = [
+    "BLOCK_ELEMENTS",
+    "Bilinear",
+    "Plan",
+    "Run",
+    "channelwise_product",
+    "channelwise_reference",
+    "weighted_sums",
+]
 
 BLOCK_ELEMENTS = 1 << 18
 """About this many numbers are in work at once on a CPU: 1 MiB of float32."""
@@ -65,8 +73,8 @@ class Bilinear(ABC):
         """Return the gradient in the second input, which has as many channels as told."""
 
     @abstractmethod
-    def differentiable_rows(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the products by operations that record gradients."""
+    def plain_rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products by operations that record gradients and that the compiler traces."""
 
     @abstractmethod
     def block(self, channels: int) -> int:
@@ -97,11 +105,11 @@ def channelwise_product(
 
     Returns:
         Shape `(Z, K, C)`, or a row for each target where `target` is given.
+
+    What is compiled calls `weighted_sums` instead, for the compiler neither traces the derivatives nor needs
+    blocks.
     """
-    plan = Plan(runs, bilinear, size)
-    if torch.compiler.is_compiling():
-        return channelwise_reference(x, y, weight, source, target, plan)
-    result: Tensor = _Product.apply(x, y, weight, source, target, plan)
+    result: Tensor = _Product.apply(x, y, weight, source, target, Plan(runs, bilinear, size))
     return result
 
 
@@ -116,6 +124,11 @@ class Plan:
 
     def __init__(self, runs: tuple[Run, ...], bilinear: Bilinear, size: int | None) -> None:
         self.runs, self.bilinear, self.size = runs, bilinear, size
+
+    @property
+    def rows(self) -> int:
+        """Number of components of all paths."""
+        return sum(run.entries * run.paths * run.dim for run in self.runs)
 
     @property
     def length(self) -> int:
@@ -173,21 +186,32 @@ class Plan:
 def channelwise_reference(
     x: Tensor, y: Tensor, weight: Tensor, source: Tensor | None, target: Tensor | None, plan: "Plan"
 ) -> Tensor:
-    """Return the same by plain operations, for `torch.compile`, `torch.vmap` and higher derivatives."""
+    """Return the same by plain operations, for `torch.vmap` and for derivatives beyond the second."""
     x_ZIC = x if source is None else x.index_select(0, source)
-    rows_ZMC = plan.bilinear.differentiable_rows(x_ZIC, y)
-    samples, channels, parts, q, p = y.shape[0], x.shape[2], [], 0, 0
-    for run in plan.runs:
+    products = weighted_sums(plan.bilinear.plain_rows(x_ZIC, y), weight, plan.runs)
+    if target is None:
+        return products
+    return products.new_zeros((plan.size or 0, *products.shape[1:])).index_add(0, target, products)
+
+
+def weighted_sums(rows_ZMC: Tensor, weight: Tensor, runs: tuple[Run, ...]) -> Tensor:
+    """Return rows times weights, summed over the paths to each entry, by plain operations.
+
+    Args:
+        rows_ZMC: Products along paths.
+        weight: Of each sample, or one for all.
+        runs: What the rows are.
+    """
+    samples, _, channels = rows_ZMC.shape
+    parts, q, p = [], 0, 0
+    for run in runs:
         n, paths, dim = run.entries, run.paths, run.dim
         rows = rows_ZMC[:, q : q + n * paths * dim].reshape(samples, n, paths, dim, channels)
         weights = weight[:, p : p + n * paths].reshape(weight.shape[0], n, paths, 1, channels)
         product = (rows * weights).squeeze(2) if paths == 1 else (rows * weights).sum(2)
         parts.append(product.reshape(samples, n * dim, channels))
         q, p = q + n * paths * dim, p + n * paths
-    products = torch.cat(parts, dim=1)
-    if target is None:
-        return products
-    return products.new_zeros((plan.size or 0, *products.shape[1:])).index_add(0, target, products)
+    return torch.cat(parts, dim=1)
 
 
 class _Product(torch.autograd.Function):
@@ -244,12 +268,11 @@ class _Gradient(torch.autograd.Function):
         target: Tensor | None,
         plan: Plan,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        grad_x = torch.empty_like(x) if source is None else torch.zeros_like(x)
-        grad_y, grad_w = torch.empty_like(y), _like_weight(weight)
+        grad_x, grad_y, grad_w = torch.zeros_like(x), torch.empty_like(y), torch.zeros_like(weight)
         for block in plan.blocks(x, y.shape[0]):
             g, x_, y_ = _take(grad, target, block), _take(x, source, block), y[block]
             rows = plan.bilinear.rows(x_, y_)
-            _add_weights(grad_w, block, plan.dot(g, rows))
+            _put(grad_w, None, block, plan.dot(g, rows))
             plan.spread(g, _of_samples(weight, block), rows)
             _put(grad_x, source, block, plan.bilinear.to_first(rows, y_))
             grad_y[block] = plan.bilinear.to_second(rows, x_, y.shape[2])
@@ -260,6 +283,7 @@ class _Gradient(torch.autograd.Function):
         *tensors, plan = inputs
         ctx.save_for_backward(*tensors)
         ctx.plan = plan
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
@@ -290,9 +314,9 @@ class _Gradient(torch.autograd.Function):
 
 
 def _second(
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
     grad: Tensor,
     x: Tensor,
     y: Tensor,
@@ -301,37 +325,45 @@ def _second(
     target: Tensor | None,
     plan: Plan,
 ) -> tuple[Tensor, ...]:
-    """Return gradients of <a, grad_x> + <b, grad_y> + <c, grad_w> in gradient, inputs and weights."""
-    grad_g = torch.empty_like(grad) if target is None else torch.zeros_like(grad)
-    grad_x = torch.empty_like(x) if source is None else torch.zeros_like(x)
-    grad_y, grad_w = torch.empty_like(y), _like_weight(weight)
+    """Return gradients of <a, grad_x> + <b, grad_y> + <c, grad_w> in gradient, inputs and weights.
+
+    None stands for zeros: forces often need some of the three only.
+    """
+    bilinear, channels = plan.bilinear, y.shape[2]
+    grad_g, grad_x, grad_y = torch.zeros_like(grad), torch.zeros_like(x), torch.zeros_like(y)
+    grad_w = torch.zeros_like(weight)
     for block in plan.blocks(x, y.shape[0]):
-        g, x_, y_, w = (
-            _take(grad, target, block),
-            _take(x, source, block),
-            y[block],
-            _of_samples(weight, block),
-        )
-        a_, b_, c_ = _take(a, source, block), b[block], _of_samples(c, block)
-        rows = plan.bilinear.rows(x_, y_)
-        moved = plan.bilinear.rows(a_, y_).add_(plan.bilinear.rows(x_, b_))
-        part = grad_g[block] if target is None else torch.empty_like(g)
-        plan.scale(rows, c_, plan.scale(moved, w, part), add=True)
-        if target is not None:
-            grad_g.index_add_(0, target[block], part)
-        _add_weights(grad_w, block, plan.dot(g, moved))
-        spread_w, spread_c = plan.spread(g, w, rows), plan.spread(g, c_, moved)
-        first = plan.bilinear.to_first(spread_w, b_).add_(plan.bilinear.to_first(spread_c, y_))
-        _put(grad_x, source, block, first)
-        second = plan.bilinear.to_second(spread_w, a_, y.shape[2])
-        grad_y[block] = second.add_(plan.bilinear.to_second(spread_c, x_, y.shape[2]))
+        g, x_, y_ = _take(grad, target, block), _take(x, source, block), y[block]
+        w = _of_samples(weight, block)
+        part = torch.zeros_like(g)
+        if a is not None or b is not None:
+            spread = plan.spread(g, w, g.new_empty((g.shape[0], plan.rows, g.shape[2])))
+        if a is not None:
+            a_ = _take(a, source, block)
+            moved = bilinear.rows(a_, y_)
+            plan.scale(moved, w, part, add=True)
+            _put(grad_w, None, block, plan.dot(g, moved))
+            _put(grad_y, None, block, bilinear.to_second(spread, a_, channels))
+        if b is not None:
+            moved = bilinear.rows(x_, b[block])
+            plan.scale(moved, w, part, add=True)
+            _put(grad_w, None, block, plan.dot(g, moved))
+            _put(grad_x, source, block, bilinear.to_first(spread, b[block]))
+        if c is not None:
+            c_ = _of_samples(c, block)
+            rows = bilinear.rows(x_, y_)
+            plan.scale(rows, c_, part, add=True)
+            plan.spread(g, c_, rows)
+            _put(grad_x, source, block, bilinear.to_first(rows, y_))
+            _put(grad_y, None, block, bilinear.to_second(rows, x_, channels))
+        _put(grad_g, target, block, part)
     return grad_g, grad_x, grad_y, grad_w
 
 
 def _third(
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
     grad: Tensor,
     x: Tensor,
     y: Tensor,
@@ -345,7 +377,9 @@ def _third(
     leaves = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (grad, x, y, weight)]
     product = channelwise_reference(leaves[1], leaves[2], leaves[3], source, target, plan)
     first = torch.autograd.grad(product, leaves[1:], leaves[0], create_graph=True)
-    return torch.autograd.grad(first, leaves, (a, b, c), create_graph=True, allow_unused=True)
+    used = [(value, along) for value, along in zip(first, (a, b, c), strict=True) if along is not None]
+    values, along = zip(*used, strict=True)
+    return torch.autograd.grad(values, leaves, along, create_graph=True, allow_unused=True)
 
 
 def _take(x: Tensor, index: Tensor | None, block: slice) -> Tensor:
@@ -354,26 +388,15 @@ def _take(x: Tensor, index: Tensor | None, block: slice) -> Tensor:
 
 
 def _put(x: Tensor, index: Tensor | None, block: slice, values: Tensor) -> None:
-    """Write the rows of a block of samples, or add them to their nodes."""
-    if index is None:
-        x[block] = values
-    else:
+    """Add to the rows of a block of samples, to those of their nodes, or to the one that serves all."""
+    if index is not None:
         x.index_add_(0, index[block], values)
+    elif x.shape[0] == 1:
+        x += values.sum(0, keepdim=True)
+    else:
+        x[block] += values
 
 
 def _of_samples(weight: Tensor, block: slice) -> Tensor:
     """Return the weights of a block of samples, or those of all."""
     return weight if weight.shape[0] == 1 else weight[block]
-
-
-def _like_weight(weight: Tensor) -> Tensor:
-    """Return room for the gradient of the weights, which blocks add to where one serves all samples."""
-    return torch.zeros_like(weight) if weight.shape[0] == 1 else torch.empty_like(weight)
-
-
-def _add_weights(grad: Tensor, block: slice, values: Tensor) -> None:
-    """Write the gradients of a block's weights, or add them up where one serves all samples."""
-    if grad.shape[0] == 1:
-        grad += values.sum(0, keepdim=True)
-    else:
-        grad[block] = values

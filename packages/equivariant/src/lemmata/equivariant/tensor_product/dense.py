@@ -29,7 +29,18 @@ from lemmata.equivariant.tensor_product.blocks import (
     join_blocks,
     split_groups,
 )
-from lemmata.equivariant.tensor_product.channelwise import BLOCK_ELEMENTS, Bilinear, Run, channelwise_product
+from lemmata.equivariant.tensor_product.channelwise import (
+    Bilinear,
+    Run,
+    channelwise_product,
+    weighted_sums,
+)
+from lemmata.equivariant.tensor_product.matrices import (
+    FilterMatrices,
+    OuterProducts,
+    filter_matrices,
+    outer_rows,
+)
 from lemmata.equivariant.tensor_product.paths import PathTable
 
 __all__ = ["DenseProduct", "Segment", "coupling_matrix"]
@@ -296,6 +307,12 @@ class ChannelwisePart(Part):
             return {"coupling": coupling_IMJ.permute(2, 1, 0).flatten(1)}
         return {"coupling": coupling_IMJ.transpose(1, 2).flatten(0, 1)}
 
+    def plain_rows(self, x_ZIC: Tensor, y_ZJC: Tensor) -> Tensor:
+        """Return the products along all paths, by operations that the compiler traces."""
+        if self.mul2 == 1:
+            return torch.bmm(filter_matrices(y_ZJC, self.coupling, self.components[0]), x_ZIC)
+        return outer_rows(x_ZIC, y_ZJC, self.coupling)
+
     def bilinear(self) -> Bilinear:
         """Return the products along all paths."""
         if self.mul2 == 1:
@@ -314,88 +331,18 @@ class ChannelwisePart(Part):
         """Return a block for each segment."""
         runs = self.runs
         weight_ZPC = weight.reshape(*([1] if weight.ndim == 1 else weight.shape[:1]), -1, self.mul1)
-        rows = channelwise_product(x_ZIC, y_ZJC, weight_ZPC, self.bilinear(), runs, source, target, size)
+        if torch.compiler.is_compiling():
+            taken = x_ZIC if source is None else x_ZIC.index_select(0, source)
+            rows = weighted_sums(self.plain_rows(taken, y_ZJC), weight_ZPC, runs)
+            if target is not None:
+                rows = rows.new_zeros((size or 0, *rows.shape[1:])).index_add(0, target, rows)
+        else:
+            rows = channelwise_product(x_ZIC, y_ZJC, weight_ZPC, self.bilinear(), runs, source, target, size)
         sizes = [run.entries * run.dim for run in runs]
         return [
             part.reshape(part.shape[0], run.entries, run.dim, part.shape[2])
             for run, part in zip(runs, torch.split(rows, sizes, dim=1), strict=True)
         ]
-
-
-class FilterMatrices(Bilinear):
-    """Products with a filter of one channel: a matrix for each sample, which multiplies all channels.
-
-    Args:
-        coupling: Shape `(J, M * I)`.
-        components: `I`.
-    """
-
-    def __init__(self, coupling: Tensor, components: int) -> None:
-        self.coupling, self.components = coupling, components
-
-    def rows(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the products."""
-        return torch.bmm(self._matrices(y), x)
-
-    def to_first(self, rows: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient in the first input."""
-        return torch.bmm(self._matrices(y).mT, rows)
-
-    def to_second(self, rows: Tensor, x: Tensor, channels: int) -> Tensor:  # noqa: ARG002 - it has one
-        """Return the gradient in the second input."""
-        return (torch.bmm(rows, x.mT).flatten(1) @ self.coupling.mT)[..., None]
-
-    def differentiable_rows(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the products by operations that record gradients."""
-        return self.rows(x, y)
-
-    def block(self, channels: int) -> int:
-        """Return how many samples fit the cache."""
-        rows = self.coupling.shape[1] // self.components
-        return max(BLOCK_ELEMENTS // max(1, rows * (channels + self.components)), 8)
-
-    def _matrices(self, y: Tensor) -> Tensor:
-        """Return the matrix of each sample, shape `(Z, M, I)`."""
-        rows = self.coupling.shape[1] // self.components
-        return (y[..., 0] @ self.coupling).reshape(y.shape[0], rows, self.components)
-
-
-class OuterProducts(Bilinear):
-    """Products of as many channels as there are in the first input: outer products times one matrix.
-
-    Args:
-        coupling: Shape `(I * J, M)`.
-        components: `I`.
-    """
-
-    def __init__(self, coupling: Tensor, components: int) -> None:
-        self.coupling, self.components = coupling, components
-
-    def rows(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the products."""
-        outer_ZCD = (x.mT[..., :, None] * y.mT[..., None, :]).flatten(2)
-        return (outer_ZCD @ self.coupling).mT
-
-    def to_first(self, rows: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient in the first input."""
-        return (self._pairs(rows) * y.mT[..., None, :]).sum(3).mT
-
-    def to_second(self, rows: Tensor, x: Tensor, channels: int) -> Tensor:  # noqa: ARG002 - x tells
-        """Return the gradient in the second input."""
-        return (self._pairs(rows) * x.mT[..., :, None]).sum(2).mT
-
-    def differentiable_rows(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the products by operations that record gradients."""
-        return self.rows(x, y)
-
-    def block(self, channels: int) -> int:
-        """Return how many samples fit the cache."""
-        return max(BLOCK_ELEMENTS // max(1, sum(self.coupling.shape) * channels), 1)
-
-    def _pairs(self, rows: Tensor) -> Tensor:
-        """Return the gradient in the outer product, shape `(Z, C, I, J)`."""
-        pairs = rows.mT @ self.coupling.mT
-        return pairs.reshape(*pairs.shape[:2], self.components, self.coupling.shape[0] // self.components)
 
 
 def coupling_matrix(

@@ -29,10 +29,10 @@ from lemmata.equivariant.tensor_product.blocks import (
 from lemmata.equivariant.tensor_product.channelwise import Bilinear, Run, channelwise_product
 from lemmata.equivariant.tensor_product.complete import CompleteTensorProduct
 from lemmata.equivariant.tensor_product.degrees import degrees_of_components
-from lemmata.equivariant.tensor_product.dense import FilterMatrices, OuterProducts
 from lemmata.equivariant.tensor_product.gaunt import GauntTensorProduct
+from lemmata.equivariant.tensor_product.matrices import FilterMatrices, OuterProducts, outer_rows
 from lemmata.equivariant.tensor_product.matrix import MatrixTensorProduct
-from lemmata.equivariant.tensor_product.sparse import Nonzeros, SparseMap, sparse_maps
+from lemmata.equivariant.tensor_product.sparse import Nonzeros, SparseMap, sparse_maps, sparse_rows
 from lemmata.equivariant.tensor_product.vector_signal import VectorSignalTensorProduct
 
 __all__ = ["DenseFeatures", "MixtureMethod", "MixtureProduct", "dense_features"]
@@ -197,6 +197,8 @@ class MixtureProduct(ConstantModule):
     def _product(self, x_ZIC: Tensor, y_ZJC: Tensor) -> Tensor:
         """Return the product, `(Z, K, C)`."""
         if self.product is None:
+            if torch.compiler.is_compiling():
+                return self._plain_rows(x_ZIC, y_ZJC)
             one = x_ZIC.new_ones((1, 1, x_ZIC.shape[2]))
             bilinear = self._bilinear(y_ZJC.shape[2])
             return channelwise_product(x_ZIC, y_ZJC, one, bilinear, self.runs)
@@ -228,6 +230,13 @@ class MixtureProduct(ConstantModule):
             self.register_buffer(f"{name}_index", index.to(device), persistent=False)
             self.register_buffer(f"{name}_pairs", pairs.to(device), persistent=False)
             self._lengths[name] = length
+
+    def _plain_rows(self, x_ZIC: Tensor, y_ZJC: Tensor) -> Tensor:
+        """Return the product by operations that the compiler traces."""
+        if self.method == "sparse":
+            values, index, pairs = (self.get_buffer(f"row_{name}") for name in ("values", "index", "pairs"))
+            return sparse_rows(x_ZIC, y_ZJC, values, index, pairs, self._lengths["row"])
+        return outer_rows(x_ZIC, y_ZJC.expand(-1, -1, x_ZIC.shape[2]), self.coefficients.flatten(0, 1))
 
     def _bilinear(self, channels2: int) -> Bilinear:
         """Return the map for a second input of some channels."""

@@ -21,7 +21,7 @@ from lemmata.equivariant.tensor_product.dense import (
     Part,
 )
 
-__all__ = ["Nonzeros", "SparseMap", "SparseProduct", "sparse_maps"]
+__all__ = ["Nonzeros", "SparseMap", "SparseProduct", "sparse_maps", "sparse_rows"]
 
 BLOCK_COLUMNS = 512
 """Products of samples and channels that are in work at once on a CPU: rows long enough to add them fast."""
@@ -67,6 +67,11 @@ class _SparsePart(Part):
         """Return the products along all paths."""
         return Nonzeros(*(self._map(name) for name in ("row", "first", "second")))
 
+    def plain_rows(self, x_ZIC: Tensor, y_ZJC: Tensor) -> Tensor:
+        """Return the products along all paths, by operations that the compiler traces."""
+        values, index, pairs = (self.get_buffer(f"row_{name}") for name in ("values", "index", "pairs"))
+        return sparse_rows(x_ZIC, y_ZJC, values, index, pairs, self.lengths["row"])
+
     def _map(self, name: str) -> "SparseMap":
         """Return one of the three maps."""
         return SparseMap(
@@ -91,7 +96,10 @@ class _SparsePairwise(_SparsePart):
             x_ZIU = x_ZIU[..., :, None].expand(*x_ZIU.shape[:2], *shape).flatten(2)
             y_ZJV = y_ZJV[..., None, :].expand(*y_ZJV.shape[:2], *shape).flatten(2)
         one = x_ZIU.new_ones((1, 1, x_ZIU.shape[2]))
-        rows = channelwise_product(x_ZIU, y_ZJV, one, self.bilinear(), self.one_run)
+        if torch.compiler.is_compiling():
+            rows = self.plain_rows(x_ZIU, y_ZJV)
+        else:
+            rows = channelwise_product(x_ZIU, y_ZJV, one, self.bilinear(), self.one_run)
         return list(torch.split(rows, self.rows, dim=1))
 
 
@@ -161,18 +169,23 @@ class Nonzeros(Bilinear):
         gradient = self.from_second(rows, x)
         return gradient.sum(2, keepdim=True) if channels < gradient.shape[2] else gradient
 
-    def differentiable_rows(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the products by operations that record gradients."""
-        index, pairs = self.to_row.index, self.to_row.pairs
-        outer = x.index_select(1, pairs[0]) * y.index_select(1, pairs[1])
-        terms = outer.index_select(1, index[1]) * self.to_row.values[:, None]
-        return terms.new_zeros((terms.shape[0], self.to_row.length, terms.shape[2])).index_add(
-            1, index[0], terms
-        )
+    def plain_rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the products by operations that record gradients and that the compiler traces."""
+        row = self.to_row
+        return sparse_rows(x, y, row.values, row.index, row.pairs, row.length)
 
     def block(self, channels: int) -> int:
         """Return how many samples fit the cache."""
         return max(BLOCK_COLUMNS // max(channels, 1), 1)
+
+
+def sparse_rows(
+    x_ZIC: Tensor, y_ZJC: Tensor, values: Tensor, index: Tensor, pairs: Tensor, length: int
+) -> Tensor:
+    """Return what a `SparseMap` of these arguments returns, by plain operations."""
+    outer = x_ZIC.index_select(1, pairs[0]) * y_ZJC.index_select(1, pairs[1])
+    terms = outer.index_select(1, index[1]) * values[:, None]
+    return terms.new_zeros((terms.shape[0], length, terms.shape[2])).index_add(1, index[0], terms)
 
 
 def sparse_maps(coupling_IMJ: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor, int]]:
