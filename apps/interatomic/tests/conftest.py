@@ -92,9 +92,9 @@ def argon() -> Callable[..., Atoms]:
 @pytest.fixture(scope="session")
 def labelled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return 40 frames of a cluster of argon and neon with Lennard-Jones energies and forces."""
-    cluster = Atoms(
-        "Ar3Ne2", 2.4 * np.array([[0, 0, 0], [1, 0, 0.2], [0, 1.1, 0], [0, 0.1, 0.9], [1, 1, 1.2]])
-    )
+    # Long rather than round: frames need axes that are told apart.
+    places = [[0, 0, 0], [1, 0, 0.2], [2, 0.1, 0], [0.9, 1, 0.1], [2.9, -0.2, 0.4]]
+    cluster = Atoms("Ar3Ne2", 2.4 * np.array(places))
     frames = []
     for seed in range(40):
         atoms = cluster.copy()

@@ -37,7 +37,7 @@ def test_sizes(options: dict[str, Any], small: Make, molecule: Make, graphs: Mak
 
 
 def energies_of_subsets(potential: Any, atoms: Atoms, graphs: Make) -> tuple[float, float]:
-    """Return the energy that needs all atoms at once, by inclusion and exclusion, and the largest of a subset."""
+    """Return the energy that needs all atoms at once, by inclusion and exclusion, and the largest one."""
     total, largest = 0.0, 0.0
     for chosen in range(1, 2 ** len(atoms)):
         places = [place for place in range(len(atoms)) if chosen >> place & 1]

@@ -167,17 +167,17 @@ class Layer(nn.Module):
         self.lmax_in, self.lmax_edge, self.lmax_out = lmax_in, lmax_edge, lmax_out
         self.damping = 1 / average_neighbours
         self.before = ChannelLinear(channels, channels, lmax_in)
+        self.irreps_in, self.irreps = natural(channels, lmax_in), natural(channels, lmax_edge)
         # Every path has copies of its own in the sums, which are mixed once they are summed.
         self.product = TensorProduct(
-            natural(channels, lmax_in),
+            self.irreps_in,
             natural(1, lmax_edge),
             kind="channelwise",
             keep=[entry.ir for entry in natural(1, lmax_edge)],
             internal_weights=False,
             shared_weights=False,
         )
-        self.weights = perceptron(radial[0], radial[1], radial[1], self.product.weight_numel)
-        self.irreps = natural(channels, lmax_edge)
+        self.weights = perceptron(*radial, self.product.weight_numel)
         self.mix = EquivariantLinear(self.product.irreps_out, self.irreps)
         self.power = GauntPower(lmax_edge, order, lmax_out)
         self.power_weights = nn.Parameter(torch.randn(species, *self.power.weight_shape(channels)))
@@ -201,8 +201,9 @@ class Layer(nn.Module):
             radial: Functions of the edges' lengths, which vanish at the cutoff.
             harmonics: Of the edges' directions.
         """
-        sent = from_dense(natural(self.channels, self.lmax_in), self.before(features))
-        weights = self.weights(radial) * self.damping
+        # The mean over neighbours: features of the atoms are the smallest factor of their sum.
+        sent = from_dense(self.irreps_in, self.before(features) * self.damping)
+        weights = self.weights(radial)
         sums = self.product.messages(sent, harmonics, weights, edge_index, size=features.shape[0])
         powers = self.power(to_dense(self.irreps, self.mix(sums)), self.power_weights[species])
         after: Tensor = self.after(powers)
