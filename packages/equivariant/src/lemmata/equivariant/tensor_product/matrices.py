@@ -1,7 +1,7 @@
 """Products along paths, channel by channel, as matrix products.
 
-Axis letters used below: `Z` samples, `I` and `J` components of the inputs, `M` rows of products, `C` channels,
-`D` pairs of components.
+Axis letters used below: `Z` samples, `I` and `J` components of the inputs, `M` rows of products, `C`
+channels, `D` pairs of components.
 """
 
 import torch
