@@ -9,8 +9,8 @@ $$t = t_{\text{call}} n_{\text{calls}} + \frac{n_{\text{dense}}}{r_{\text{dense}
 with the number of tensor operations, of multiply-adds in matrix products and in sparse sums, of numbers read
 and written by everything else, and of numbers in temporaries too large for the cache. `RATES` holds the five
 rates of a class of machine. They start from least squares on measured times of the methods themselves, were
-rounded, and those of sparse sums and of temporaries were then set by hand, so that mostly the fastest measured
-method is the one chosen: trust the order of the methods more than the seconds.
+rounded, and those of sparse sums and of temporaries were then set by hand, so that mostly the fastest
+measured method is the one chosen: trust the order of the methods more than the seconds.
 """
 
 import math
