@@ -112,10 +112,14 @@ def claim_averaging_over_frames_learns_more_than_random_rotations(claim: Any, n_
         notes="By seed: "
         + "; ".join(
             f"{name} {listed([run.test_mse for run in found])} in {mean(r.seconds for r in found):.0f} s"
+            f" (training error {mean(r.train_mse for r in found):.4f}, mean test error after 20 epochs"
+            f" {mean(dict(r.curve)[20] for r in found):.4f})"
             for name, found in runs.items()
         )
         + f"; EGNN, of similar size and equivariant by construction, {listed(egnn)}. Nothing was tuned: one"
-        " learning rate for all.",
+        " learning rate for all. A network averaged over all frames sees the same few views of a sample in every"
+        " epoch, one trained with random rotations always new ones: the first learns faster and, with 1000"
+        " samples and no regularisation, overfits sooner, which the training errors show.",
     )
 
 
