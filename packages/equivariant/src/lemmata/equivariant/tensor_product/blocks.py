@@ -75,9 +75,9 @@ def split_groups(
             shape = (group.mul, irreps[entry].ir.dim)
             block = x_ZD[:, slices[entry]]
             turned = (
-                block.reshape(len(x_ZD), *shape).mT
+                block.reshape(x_ZD.shape[0], *shape).mT
                 if layout == "mul_ir"
-                else block.reshape(len(x_ZD), *shape[::-1])
+                else block.reshape(x_ZD.shape[0], *shape[::-1])
             )
             blocks.append(turned)
         parts.append(torch.cat(blocks, dim=1))

@@ -330,7 +330,9 @@ class ChannelwisePart(Part):
     ) -> list[Tensor]:
         """Return a block for each segment."""
         runs = self.runs
-        weight_ZPC = weight.reshape(*([1] if weight.ndim == 1 else weight.shape[:1]), -1, self.mul1)
+        samples = 1 if weight.ndim == 1 else weight.shape[0]
+        # The number of paths is told, since nothing can be inferred from no edges.
+        weight_ZPC = weight.reshape(samples, weight.shape[-1] // self.mul1, self.mul1)
         if torch.compiler.is_compiling():
             taken = x_ZIC if source is None else x_ZIC.index_select(0, source)
             rows = weighted_sums(self.plain_rows(taken, y_ZJC), weight_ZPC, runs)
