@@ -66,7 +66,7 @@ def test_a_program_gives_energies_and_slopes_for_any_numbers_of_atoms(
 
 
 @pytest.mark.slow
-def test_a_program_runs_without_lemmata(trained_run: Path, tmp_path: Path) -> None:
+def test_a_program_runs_without_lemmata(trained_run: Path, tmp_path: Path, unchecked: None) -> None:
     out = export(trained_run, out=tmp_path / "potential.safetensors", program=True)
     code = (
         "import sys, torch\n"

@@ -80,9 +80,10 @@ def export_program(potential: Potential) -> Any:
         )
     atoms, edges = torch.export.Dim("atoms", min=2), torch.export.Dim("edges", min=2)
     shapes = ({0: edges}, {0: atoms}, {1: edges})
-    vectors = torch.eye(3, dtype=potential.dtype)[[0, 0, 1, 1, 2, 2]]
-    species = torch.zeros(3, dtype=torch.long)
-    edge_index = torch.tensor([[1, 2, 0, 2, 0, 1], [0, 0, 1, 1, 2, 2]])
+    # Sizes that no other axis has: tracing takes axes of one length for one axis.
+    vectors = torch.eye(3, dtype=potential.dtype)[[0, 0, 1, 1, 2, 2, 2]]
+    species = torch.zeros(5, dtype=torch.long)
+    edge_index = torch.tensor([[1, 2, 0, 2, 0, 1, 3], [0, 0, 1, 1, 2, 2, 4]])
     example = (vectors, species, edge_index)
     program = torch.export.export(Interaction(potential), example, dynamic_shapes=shapes, strict=False)
     # Derivatives are traced through the program of the energies: autograd then sees plain operations.
