@@ -133,29 +133,6 @@ def bench_channelwise(benchmark: Any, side: str, values: tuple[int, str]) -> Non
     measure(benchmark, side, ours, theirs, [*arguments, ours.weight.detach()], what)
 
 
-@pytest.mark.benchmark(group="construct and compile a fully connected product 8x0e+8x1o+8x2e")
-@pytest.mark.parametrize("side", ["lemmata", "e3nn"])
-def bench_compile(benchmark: Any, side: str) -> None:
-    """To the first result, forward, the compiler warm and its caches off."""
-    irreps = str(Irreps(natural(8, 2)))
-    make = {
-        "lemmata": lambda: TensorProduct(irreps, irreps, irreps, kind="fully_connected"),
-        "e3nn": lambda: e3nn.o3.FullyConnectedTensorProduct(irreps, irreps, irreps),
-    }[side]
-    x = torch.randn(16, Irreps(irreps).dim)
-
-    def compile_once() -> None:
-        torch.compiler.reset()
-        with torch._inductor.config.patch(force_disable_caches=True), torch.no_grad():
-            torch.compile(make(), fullgraph=True)(x, x)
-
-    torch.compile(lambda x: x + 1, fullgraph=True)(x)
-    if side == "lemmata":
-        benchmark.extra_info["bar"] = 1 / 3
-        benchmark.extra_info["method"] = make().method
-    benchmark.pedantic(compile_once, rounds=1, warmup_rounds=0)
-
-
 def edge_products(channels: int, lmax: int) -> tuple[TensorProduct, nn.Module]:
     """Return both sides' product of features with spherical harmonics."""
     ours = TensorProduct(

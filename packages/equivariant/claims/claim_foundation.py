@@ -67,7 +67,7 @@ def claim_harmonics_equal_e3nns_and_take_at_most_as_long(claim: Any) -> None:
 
 def claim_a_product_compiles_at_least_three_times_sooner_than_e3nns(claim: Any) -> None:
     """Compile in processes of their own, with the compiler's caches off."""
-    ours, theirs = (_compile_seconds(side) for side in ("lemmata", "e3nn"))
+    ours, theirs, least = (_compile_seconds(side) for side in ("lemmata", "e3nn", "least"))
     claim(
         sentence="torch.compile takes at least 3 times less time for our product than for e3nn's",
         paper=LIBRARY,
@@ -87,7 +87,10 @@ def claim_a_product_compiles_at_least_three_times_sooner_than_e3nns(claim: Any) 
             )
             for key, what in (("forward", "result"), ("step", "result and gradients"))
         ],
-        notes="e3nn's product is a graph with a few nodes for each path; ours is a few matrix products.",
+        notes="e3nn's product is a graph with a few nodes for each path; ours is a few matrix products. What is"
+        " left is the compiler's own: a product of two matrices times the input takes"
+        f" {least['forward']:.1f} s to the first result, so that no product could be three times sooner than"
+        f" e3nn's once that takes less than {3 * least['forward']:.1f} s.",
     )
 
 
@@ -208,6 +211,9 @@ side, irreps = sys.argv[1:]
 if side == "lemmata":
     from lemmata.equivariant.tensor_product import TensorProduct
     product = TensorProduct(irreps, irreps, irreps, kind="fully_connected")
+elif side == "least":
+    product = torch.nn.Linear(72, 72)
+    product.forward = lambda x, y: (x @ product.weight) * y
 else:
     from e3nn.o3 import FullyConnectedTensorProduct
     product = FullyConnectedTensorProduct(irreps, irreps, irreps)
