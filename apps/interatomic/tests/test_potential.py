@@ -277,7 +277,7 @@ def test_an_unknown_element_is_named(small: Make, graphs: Make) -> None:
         ({"reference_energies": [1.0, 2.0, float("nan")]}, "must be finite"),
         ({"scale": 0.0}, r"`scale` \(=0.0\)"),
         ({"average_neighbours": -1.0}, "`average_neighbours`"),
-        ({"chanels": 3}, "do not fit tensor-product.*chanels"),
+        ({"widths": 3}, "do not fit tensor-product.*widths"),
         ({"channels": 0}, r"`channels` \(=0\)"),
         ({"lmax_hidden": -1}, r"`lmax_hidden` \(=-1\)"),
         ({"lmax_edge": 0, "lmax_hidden": 1}, r"`lmax_hidden` \(=1\) must be at most"),

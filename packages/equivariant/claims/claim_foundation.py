@@ -87,7 +87,7 @@ def claim_a_product_compiles_at_least_three_times_sooner_than_e3nns(claim: Any) 
             )
             for key, what in (("forward", "result"), ("step", "result and gradients"))
         ],
-        notes="e3nn's product is a graph with a few nodes for each path; ours is a few matrix products. What is"
+        notes="e3nn's product is a graph with nodes for each path; ours is a few matrix products. What is"
         " left is the compiler's own: a product of two matrices times the input takes"
         f" {least['forward']:.1f} s to the first result, so that no product could be three times sooner than"
         f" e3nn's once that takes less than {3 * least['forward']:.1f} s.",
