@@ -27,7 +27,7 @@ Group = str | Sequence[Tensor] | Callable[[torch.Generator | None], Any]
 class Motion(NamedTuple):
     """An element of E(d): `x` goes to `x @ rotation.mT + translation`.
 
-    Args:
+    Attributes:
         rotation: Orthogonal matrix, shape `(d, d)`.
         translation: Shape `(d,)`.
     """

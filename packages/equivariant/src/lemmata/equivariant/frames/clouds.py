@@ -29,7 +29,7 @@ __all__ = [
 class Clouds(NamedTuple):
     """Points, their weights and what cloud each belongs to.
 
-    Args:
+    Attributes:
         points: Shape `(*B, N, d)`, at least float32, zero where padded.
         weights: Shape `(*B, N)`, zero where padded.
         batch: Index of each point's cloud, for ragged clouds, whose points are `(N, d)`.

@@ -34,7 +34,7 @@ ENTRIES = 1 << 23  # of the table that one step of the refinement reads
 class GraphFrames(NamedTuple):
     """Orderings of a graph's nodes.
 
-    Args:
+    Attributes:
         order: `order[f, k]` is the node at place `k`, shape `(F, n)`.
         weight: Of each ordering, shape `(F,)`, float64, sum 1.
         exact: Whether these are all leaves, rather than a random sample.

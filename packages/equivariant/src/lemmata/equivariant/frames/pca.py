@@ -55,7 +55,7 @@ TOL = 1e-6
 class Frames(NamedTuple):
     """Frames of each of a batch of clouds.
 
-    Args:
+    Attributes:
         rotation: Orthogonal matrices whose columns are axes, shape `(*B, F, d, d)`.
         origin: Where the axes start, shape `(*B, 1, d)`.
         gap: How well the axes are determined, shape `(*B,)`, from 0 (not at all) to at most 1. For principal

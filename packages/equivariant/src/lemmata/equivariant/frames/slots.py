@@ -20,7 +20,7 @@ STRUCTURE = ("mask", "batch", "edge_index", "num_graphs")
 class Slot(NamedTuple):
     """What one argument or result holds.
 
-    Args:
+    Attributes:
         kind: A kind, or the name of what holds clouds together.
         level: `"node"`, `"edge"` or `"graph"`: what a row of it belongs to in a graph batch.
     """

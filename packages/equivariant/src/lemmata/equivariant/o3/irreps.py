@@ -122,9 +122,7 @@ class Irreps(tuple[MulIrrep, ...]):
 
     Equal to `e3nn.o3.Irreps` in notation, order and arithmetic. Immutable and hashable.
 
-    Args:
-        irreps: A string such as `"8x0e + 4x1o"`, an `Irrep`, `Irreps`, or pairs of a multiplicity and an
-        irrep.
+    Made from a string such as `"8x0e + 4x1o"`, an `Irrep`, `Irreps`, or pairs of a multiplicity and an irrep.
 
     Raises:
         ValueError: Where a term cannot be read or a multiplicity is negative; the message names it.

@@ -89,7 +89,7 @@ def sphere_to_vectors(
 class OrientedPoints(NamedTuple):
     """Points with an orientation each, and which of them see which.
 
-    Args:
+    Attributes:
         origin: The node at which a point lies, shape `(P,)`.
         orientation: Unit vectors, shape `(P, D)`; zero where the edge has no length.
         edge_index: Sender and receiver of each pair of points, shape `(2, Q)`.

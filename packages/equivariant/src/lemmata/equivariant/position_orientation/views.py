@@ -21,7 +21,7 @@ __all__ = ["View", "leave_view", "random_rotations", "view_from"]
 class View(NamedTuple):
     """A graph, or copies of it side by side, seen from frames.
 
-    Args:
+    Attributes:
         inputs: Scalars `(F * N, S)` and vectors `(F * N, V, D)` of the points.
         edge_index: Shape `(2, F * E)`.
         edge_vec: Shape `(F * E, D)`.
