@@ -49,11 +49,12 @@ def test_fit_killed_twice_and_resumed_equals_an_uninterrupted_run(tmp_path, run,
 
 
 def test_two_processes_follow_the_losses_of_one(tmp_path, run, torchrun):
-    run("interatomic", *LABEL, "--count", 20)
-    run("interatomic", *FIT, "--out", "one", "--data.batch_size", 4)
+    run("interatomic", "label", "CH3CH2OH", "labels.xyz", "--sample", "displace", "--count", 20)
+    fit = (*FIT, "--trainer.max_epochs", 5)
+    run("interatomic", *fit, "--out", "one", "--data.batch_size", 4)
     two = torchrun(
         "interatomic",
-        *(*FIT, "--out", "two", "--trainer.strategy", "ddp", "--trainer.devices", 2),
+        *(*fit, "--out", "two", "--trainer.strategy", "ddp", "--trainer.devices", 2),
     )
     output, _ = two.communicate(timeout=300)
     assert two.returncode == 0, output

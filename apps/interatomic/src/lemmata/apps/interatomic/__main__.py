@@ -1,6 +1,7 @@
 """The command line `interatomic`."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from lemmata.apps.kit.cli import App, TrainingVerbs, Verb
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    # torch-geometric scripts functions when it is imported, which a user can do nothing about.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if APP.training is not None and arguments and arguments[0] in APP.training.verbs:
         arguments = [_in_full(argument) for argument in arguments]

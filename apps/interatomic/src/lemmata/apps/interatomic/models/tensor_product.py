@@ -123,10 +123,10 @@ class TensorProductPotential(Potential):
         """
         degrees = range(self.lmax_edge + 1)
         harmonics = spherical_harmonics(degrees, graph.vectors, normalize=True, normalization="component")
-        # Of unit mean square for neighbours spread evenly over the ball.
-        radial = self.basis(graph.distances) * (
-            math.sqrt(self.cutoff**3 / 3) * self.envelope(graph.distances)[:, None]
-        )
+        # Times r, Bessel functions are sines, of amplitude 1 at every distance; those of bonds would else be
+        # large, and cubed in each layer.
+        fade = math.sqrt(self.cutoff / 2) * graph.distances * self.envelope(graph.distances)
+        radial = self.basis(graph.distances) * fade[:, None]
         edge_index = torch.stack([graph.source, graph.target])
         features = self.embedding(graph.species)[:, :, None]
         energies: Tensor = features.new_zeros(features.shape[0])
@@ -165,7 +165,7 @@ class Layer(nn.Module):
         super().__init__()
         self.channels, self.species = channels, species
         self.lmax_in, self.lmax_edge, self.lmax_out = lmax_in, lmax_edge, lmax_out
-        self.damping = 1 / average_neighbours
+        self.damping = 1 / math.sqrt(average_neighbours)
         self.before = ChannelLinear(channels, channels, lmax_in)
         self.irreps_in, self.irreps = natural(channels, lmax_in), natural(channels, lmax_edge)
         # Every path has copies of its own in the sums, which are mixed once they are summed.
@@ -180,7 +180,10 @@ class Layer(nn.Module):
         self.weights = perceptron(*radial, self.product.weight_numel)
         self.mix = EquivariantLinear(self.product.irreps_out, self.irreps)
         self.power = GauntPower(lmax_edge, order, lmax_out)
-        self.power_weights = nn.Parameter(torch.randn(species, *self.power.weight_shape(channels)))
+        # As in a Taylor series: large sums, cubed in each layer, would start from absurd energies.
+        taylor = torch.tensor([1 / math.factorial(power) for power in range(1, order + 1)])
+        weights = torch.randn(species, *self.power.weight_shape(channels))
+        self.power_weights = nn.Parameter(weights * taylor[:, None, None])
         self.after = ChannelLinear(channels, channels, lmax_out)
         self.past = ChannelLinear(channels, species * channels, min(lmax_in, lmax_out))
 
@@ -201,7 +204,7 @@ class Layer(nn.Module):
             radial: Functions of the edges' lengths, which vanish at the cutoff.
             harmonics: Of the edges' directions.
         """
-        # The mean over neighbours: features of the atoms are the smallest factor of their sum.
+        # Damped before the sum over neighbours: features of the atoms are the smallest of its factors.
         sent = from_dense(self.irreps_in, self.before(features) * self.damping)
         weights = self.weights(radial)
         sums = self.product.messages(sent, harmonics, weights, edge_index, size=features.shape[0])
