@@ -119,8 +119,9 @@ def claim_averaging_over_frames_learns_more_than_random_rotations(claim: Any, n_
         )
         + f"; EGNN, of similar size and equivariant by construction, {listed(egnn)}. The learning rate"
         " is the one that random rotations do best with on further samples; nothing was tuned for frames. A"
-        " network averaged over all frames sees the same few views of a sample in every epoch, one trained with random rotations always new ones: the first learns faster and, with"
-        " 1000 samples and no regularisation, overfits sooner, which the training errors show.",
+        " network averaged over all frames sees the same few views of a sample in every epoch, one trained"
+        " with random rotations always new ones: the first learns faster and, with 1000 samples and no"
+        " regularisation, overfits sooner, which the training errors show.",
     )
 
 
