@@ -113,3 +113,16 @@ def test_two_processes_step_as_one_with_twice_the_batch(
     first, other = last(tmp_path / "one")["state_dict"], last(tmp_path / "two")["state_dict"]
     for name, value in first.items():
         torch.testing.assert_close(other[name], value, rtol=0, atol=2e-3, msg=name)
+
+
+def test_a_checkpoint_is_judged_with_its_own_cutoff(
+    trained_run: Path, labelled_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = []
+    for cutoff in ("4.0", "1.5", "6.0"):  # it was trained with the first
+        arguments = [f"--data={labelled_file}", f"--cutoff={cutoff}", *CPU, ONE]
+        assert main(["test", *arguments, f"--ckpt_path={trained_run / 'checkpoints' / 'last.ckpt'}"]) == 0
+        rows = [line for line in capsys.readouterr().out.splitlines() if "test_" in line]
+        tables.append(rows)
+    assert len(tables[0]) >= 5
+    assert tables[0] == tables[1] == tables[2]
