@@ -244,10 +244,10 @@ class InteratomicModule(LightningModule):
         else:
             self.hparams["ema"] = checkpoint["hyper_parameters"]["ema"]
             self.build(config)
-            data = getattr(trainer, "datamodule", None)
-            if hasattr(data, "use"):
+            use = getattr(getattr(trainer, "datamodule", None), "use", None)
+            if use is not None:
                 # Graphs of another cutoff would silently lack neighbours.
-                data.use(self.potential.elements, self.potential.cutoff)
+                use(self.potential.elements, self.potential.cutoff)
 
     def _check_same_run(self, checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Raise where a resumed run has other data, another potential or optimiser than before."""
