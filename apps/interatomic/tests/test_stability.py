@@ -30,6 +30,17 @@ def test_stretch_is_the_longest_growth() -> None:
     assert Bonds.of(Atoms("Ar")).stretch(Atoms("Ar")) == 0
 
 
+def test_a_hydrogen_may_change_its_partner_but_not_leave() -> None:
+    # A proton between two waters' oxygens, as in an enol: nearer to one, then to the other.
+    atoms = Atoms("OHO", [[0, 0, 0], [0.98, 0, 0], [2.5, 0, 0]])
+    bonds = Bonds.of(atoms)
+    assert len(bonds.lengths) == 1
+    atoms.positions[1] = [1.52, 0, 0]
+    assert bonds.stretch(atoms) == pytest.approx(0.0, abs=1e-9)
+    atoms.positions[1] = [1.25, 1.5, 0]
+    assert bonds.stretch(atoms) == pytest.approx(np.hypot(1.25, 1.5) - 0.98)
+
+
 def test_drift_is_the_slope() -> None:
     rng = np.random.default_rng(0)
     times = np.linspace(0, 10, 1001)

@@ -66,10 +66,22 @@ class Bonds:
     def stretch(self, atoms: ase.Atoms) -> float:
         """Return how much longer than in the reference the most stretched bond is, in A; 0 without bonds.
 
+        A hydrogen may change its partner, as the one between the two oxygens of an enol does all the time: what
+        counts for its bond is the distance to the nearest heavier atom.
+
         Args:
             atoms: The structure now, its atoms unwrapped as dynamics leaves them.
         """
-        return float((self.current(atoms) - self.lengths).max(initial=0.0))
+        stretches = self.current(atoms) - self.lengths
+        light = atoms.numbers == 1
+        for bond in np.flatnonzero((stretches > STRETCH) & light[self.pairs].any(axis=1)):
+            one, other = self.pairs[bond]
+            hydrogen = one if light[one] else other
+            heavier = np.flatnonzero(~light)
+            if len(heavier):
+                distances = atoms.get_distances(hydrogen, heavier, mic=bool(atoms.pbc.any()))
+                stretches[bond] = min(stretches[bond], distances.min() - self.lengths[bond])
+        return float(stretches.max(initial=0.0))
 
 
 def drift(
