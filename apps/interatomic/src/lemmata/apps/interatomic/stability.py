@@ -66,8 +66,8 @@ class Bonds:
     def stretch(self, atoms: ase.Atoms) -> float:
         """Return how much longer than in the reference the most stretched bond is, in A; 0 without bonds.
 
-        A hydrogen may change its partner, as the one between the two oxygens of an enol does all the time: what
-        counts for its bond is the distance to the nearest heavier atom.
+        A hydrogen may change its partner, as the one between the two oxygens of an enol does all the time:
+        what counts for its bond is the distance to the nearest heavier atom.
 
         Args:
             atoms: The structure now, its atoms unwrapped as dynamics leaves them.
