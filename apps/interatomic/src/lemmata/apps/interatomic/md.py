@@ -38,7 +38,8 @@ def md(
     """Run molecular dynamics with a trained potential, and report drift, survival and bonds.
 
     An interrupted run goes on with --resume as if it had not been: the same trajectory, bit for bit on one
-    machine. A run stops where a bond is half an Angstrom longer than at the start.
+    machine. A run stops where a bond is half an Angstrom longer than at the start; a hydrogen may change its
+    partner.
 
     Args:
         checkpoint: A checkpoint, a run's folder, or a file that export wrote.
