@@ -1,0 +1,1 @@
+"""Regression and principal components on tables larger than memory, with a certificate."""

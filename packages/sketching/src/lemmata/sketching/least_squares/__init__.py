@@ -1,0 +1,1 @@
+"""Least squares by sketching: the accuracy of QR in two passes over the rows."""

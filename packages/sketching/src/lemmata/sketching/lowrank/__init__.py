@@ -1,0 +1,1 @@
+"""Low-rank approximation from random probes."""

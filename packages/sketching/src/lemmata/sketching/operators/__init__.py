@@ -1,0 +1,1 @@
+"""Random matrices that shrink tall data, applied without being stored."""
