@@ -94,6 +94,7 @@ def app(tmp_path, monkeypatch):
                 "trainer.log_every_n_steps": 1,
                 "trainer.enable_model_summary": False,
             },
+            short={"--epochs": "--trainer.max_epochs"},
         ),
         distribution="lemmata-kit",
     )
@@ -192,7 +193,7 @@ def test_fit_writes_a_run_folder_and_goes_on_exactly(app, tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
     assert "checkpoint_every: 2" in (tmp_path / "run" / "config.yaml").read_text()
 
-    assert main(app, ["fit", "--out", "run", "--force", "--trainer.max_epochs", "1"]) == 0
+    assert main(app, ["fit", "--out", "run", "--force", "--epochs=1"]) == 0
     assert main(app, ["validate", "--ckpt_path", "run/checkpoints/last.ckpt"]) == 0
 
 

@@ -33,19 +33,17 @@ APP = App(
         config=f"{_HERE}:configs/fit.yaml",
         monitor="val_loss",
         configure=f"{_HERE}.training:configure",
+        short={
+            "--data": "--data.source",
+            "--model": "--model.model",
+            "--lr": "--model.lr",
+            "--cutoff": "--data.cutoff",
+            "--batch_size": "--data.batch_size",
+            "--epochs": "--trainer.max_epochs",
+            "--seed": "--seed_everything",
+        },
     ),
 )
-
-# What people type first, and the options it stands for.
-SHORT = {
-    "--data": "--data.source",
-    "--model": "--model.model",
-    "--lr": "--model.lr",
-    "--cutoff": "--data.cutoff",
-    "--batch_size": "--data.batch_size",
-    "--epochs": "--trainer.max_epochs",
-    "--seed": "--seed_everything",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,16 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # torch-geometric scripts functions when it is imported, which a user can do nothing about.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if APP.training is not None and arguments and arguments[0] in APP.training.verbs:
-        arguments = [_in_full(argument) for argument in arguments]
-    return run(APP, arguments)
-
-
-def _in_full(argument: str) -> str:
-    """Return an option that has a short form by its full name."""
-    name, equals, value = argument.partition("=")
-    return SHORT.get(name, name) + equals + value
+    return run(APP, argv)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class TrainingVerbs:
         monitor: The logged metric that ranks checkpoints; None to keep the last alone.
         mode: Whether a good metric is small (`"min"`) or large (`"max"`).
         configure: `"package.module:function"` called with each verb's parser, to link or add arguments.
+        short: What people type first, and the option it stands for, say `{"--lr": "--model.lr"}`.
         verbs: Which of the verbs the app has, with one line of help each.
     """
 
@@ -56,6 +57,7 @@ class TrainingVerbs:
     monitor: str | None = "val/loss"
     mode: str = "min"
     configure: str | None = None
+    short: Mapping[str, str] = field(default_factory=dict)
     verbs: Mapping[str, str] = field(
         default_factory=lambda: {
             "fit": "Train a model",
@@ -165,7 +167,15 @@ def _run_training_verb(app: App, training: TrainingVerbs, verb: str, arguments: 
     """Run one of Lightning's verbs."""
     from lemmata.apps.kit.training import run_training_verb
 
-    run_training_verb(app.name, verb, training, arguments)
+    run_training_verb(
+        app.name, verb, training, [_in_full(argument, training.short) for argument in arguments]
+    )
+
+
+def _in_full(argument: str, short: Mapping[str, str]) -> str:
+    """Return an option that has a short form by its full name."""
+    name, equals, value = argument.partition("=")
+    return short.get(name, name) + equals + value
 
 
 def _run_function(app: App, verb: str, arguments: list[str]) -> None:

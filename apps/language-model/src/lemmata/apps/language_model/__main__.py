@@ -29,17 +29,15 @@ APP = App(
         config=f"{_HERE}:configs/fit.yaml",
         monitor="val_loss",
         configure=f"{_HERE}.training:configure",
+        short={
+            "--data": "--data.source",
+            "--optimizer": "--model.optimizer",
+            "--lr": "--model.lr",
+            "--steps": "--trainer.max_steps",
+            "--seed": "--seed_everything",
+        },
     ),
 )
-
-# What people type first, and the options it stands for.
-SHORT = {
-    "--data": "--data.source",
-    "--optimizer": "--model.optimizer",
-    "--lr": "--model.lr",
-    "--steps": "--trainer.max_steps",
-    "--seed": "--seed_everything",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,11 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: besides those of `lemmata.apps.kit.main` 3 where another process of the run was lost.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if APP.training is not None and arguments and arguments[0] in APP.training.verbs:
-        arguments = [_in_full(argument) for argument in arguments]
     try:
-        return run(APP, arguments)
+        return run(APP, argv)
     except RuntimeError as error:
         if not _lost_a_process(error):
             raise
@@ -64,12 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "the last checkpoint is complete: start again with --resume last\n"
         )
         return 3
-
-
-def _in_full(argument: str) -> str:
-    """Return an option that has a short form by its full name."""
-    name, equals, value = argument.partition("=")
-    return SHORT.get(name, name) + equals + value
 
 
 def _lost_a_process(error: RuntimeError) -> bool:
