@@ -9,13 +9,15 @@ Axis letters: n length of the transform, s entries between neighbours along it (
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["fwht"]
+__all__ = ["fwht", "hadamard_rows", "hadamard_rows_t"]
 
 _ORDER = 16  # of a dense factor: the fastest of 8, 16, 32, 64 and 128 for each level of the transform it does
 _RIGHT = 64  # order of the factor that does the last levels of narrow data, from the right
@@ -59,8 +61,86 @@ def fwht(x: Tensor, dim: int = 0, normalize: bool = True) -> Tensor:
         raise ValueError(f"`dim` (={dim}) must lie in [{-x.ndim}, {x.ndim - 1}]")
     n = x.shape[dim]
     if n < 1 or n & (n - 1):
-        raise ValueError(f"`x` has {n} entries along `dim` (={dim}), which must be a power of two: pad with zeros")
+        raise ValueError(
+            f"`x` has {n} entries along `dim` (={dim}), which must be a power of two: pad with zeros"
+        )
     return _apply(x, dim % x.ndim, normalize)
+
+
+def hadamard_rows(x: Float[Tensor, "n d"], offset: int, rows: Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
+    r"""Return chosen rows of a range of columns of a Hadamard matrix, of any order, times `x`.
+
+    Equals `scipy.linalg.hadamard(p)[rows, offset : offset + n] @ x`, without the normalisation, for every power of
+    two `p` above all rows and columns. Where $B$ columns begin at a multiple of $B$, a power of two, row $r$ of
+    them is a sign times row $r \bmod B$ of the matrix of order $B$: a transform of length $B$ and a gather. The
+    range is cut into two such parts, padded with zeros, so the transforms are never longer than $2 n$.
+
+    Args:
+        x: The block of data.
+        offset: The column that the block begins at.
+        rows: Indices of rows, in any order, repeated or not.
+
+    Examples:
+        >>> hadamard_rows(torch.tensor([[1.0], [2.0]]), 5, torch.tensor([0, 1, 2**40]))
+        tensor([[ 3.],
+                [ 1.],
+                [ 3.]])
+    """
+    out = x.new_zeros(len(rows), x.shape[1])
+    for corner, order, start, stop in _aligned(offset, len(x)):
+        part = x[start:stop]
+        if stop - start < order:
+            first = offset + start - corner
+            part = torch.nn.functional.pad(part, (0, 0, first, order - first - len(part)))
+        chosen = fwht(part, normalize=False).index_select(0, rows & order - 1)
+        out = out + chosen * _corner_signs(rows, corner, x.dtype)
+    return out
+
+
+def hadamard_rows_t(
+    y: Float[Tensor, "m d"], offset: int, n: int, rows: Int[Tensor, " m"]
+) -> Float[Tensor, "{n} d"]:
+    """Return the transpose of what `hadamard_rows` multiplies with, times `y`.
+
+    Equals `scipy.linalg.hadamard(p)[rows, offset : offset + n].T @ y`.
+
+    Examples:
+        >>> hadamard_rows_t(torch.tensor([[1.0]]), 2, 3, torch.tensor([3]))
+        tensor([[-1.],
+                [ 1.],
+                [ 1.]])
+    """
+    parts = [y.new_zeros(0, y.shape[1])]
+    for corner, order, start, stop in _aligned(offset, n):
+        signed = y * _corner_signs(rows, corner, y.dtype)
+        spread = y.new_zeros(order, y.shape[1]).index_add(0, rows & order - 1, signed)
+        first = offset + start - corner
+        parts.append(fwht(spread, normalize=False)[first : first + stop - start])
+    return torch.cat(parts)
+
+
+def _aligned(offset: int, n: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut a range at its most divisible point, and put either side in a block of columns.
+
+    Yields (first column of the block, its length, first and last row of the data that lie in it). A block's
+    length is a power of two, of which its first column is a multiple.
+    """
+    last = offset + n
+    # The highest bit in which the number before the range and the range's end differ: no point has more zeros.
+    level = (last ^ (offset - 1)).bit_length() - 1 if offset else last.bit_length()
+    middle = last >> level << level
+    for start, stop in ((offset, middle), (middle, last)):
+        if start < stop:
+            order = 1 << (stop - start - 1).bit_length()
+            yield (middle - order if start < middle else middle), order, start - offset, stop - offset
+
+
+def _corner_signs(rows: Tensor, corner: int, dtype: torch.dtype) -> Tensor:
+    """Return the sign of entry `corner` of each row, as a column: the parity of the bits they share."""
+    shared = rows & corner
+    for shift in (32, 16, 8, 4, 2, 1):
+        shared = shared ^ (shared >> shift)
+    return (1 - 2 * (shared & 1)).to(dtype)[:, None]
 
 
 class _Transform(torch.autograd.Function):
