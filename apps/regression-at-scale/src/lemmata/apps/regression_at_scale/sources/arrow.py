@@ -1,0 +1,85 @@
+"""Arrow's columns as NumPy arrays and categories; Arrow's types as kinds of columns."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lemmata.apps.regression_at_scale.schema import CATEGORICAL, NUMERIC, OTHER, Column
+from lemmata.apps.regression_at_scale.sources.part import Categories, Values
+
+__all__ = ["column_of", "to_values"]
+
+
+def column_of(field: Any) -> Column:
+    """Return the column that an Arrow field describes."""
+    import pyarrow.types as kinds
+
+    held = field.type.value_type if kinds.is_dictionary(field.type) else field.type
+    if kinds.is_string(held) or kinds.is_large_string(held) or kinds.is_string_view(held):
+        kind = CATEGORICAL
+    elif any(
+        test(held) for test in (kinds.is_integer, kinds.is_floating, kinds.is_decimal, kinds.is_boolean)
+    ):
+        kind = NUMERIC
+    else:
+        kind = OTHER
+    return Column(field.name, kind, str(held))
+
+
+def to_values(column: Any) -> Values:
+    """Return an Arrow column (a `ChunkedArray`): numbers without a copy where Arrow's memory allows.
+
+    Args:
+        column: Numbers, booleans, decimals, text or a dictionary of one of these.
+
+    Returns:
+        Numbers with NaN where missing, or categories.
+    """
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(column.type):
+        if column_of_type(column.type.value_type) == NUMERIC:
+            return _numbers(column.cast(column.type.value_type))
+        return _categories(column)
+    if column_of_type(column.type) == NUMERIC:
+        return _numbers(column)
+    return _categories(column.dictionary_encode())
+
+
+def column_of_type(kind: Any) -> str:
+    """Return the kind of column that holds an Arrow type."""
+    import pyarrow as pa
+
+    return column_of(pa.field("", kind)).kind
+
+
+def _numbers(column: Any) -> npt.NDArray[Any]:
+    """Return numbers, widened to float64 where the type has no NaN for what is missing."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    plain = kinds.is_floating(column.type) or (kinds.is_integer(column.type) and not column.null_count)
+    if not plain:
+        if kinds.is_boolean(column.type):
+            column = column.cast(pa.uint8())
+        # Not safe: an integer above 2^53 is rounded, as everything is that becomes a float.
+        column = column.cast(pa.float64(), safe=False)
+    if column.num_chunks == 1 and not column.null_count:
+        single: npt.NDArray[Any] = column.chunk(0).to_numpy()
+        return single
+    array: npt.NDArray[Any] = column.to_numpy()
+    return array
+
+
+def _categories(column: Any) -> Categories:
+    """Return the codes and levels of a dictionary column, whose chunks may have different dictionaries."""
+    merged = column.unify_dictionaries().combine_chunks()
+    if not hasattr(merged, "indices"):  # chunks of equal dictionaries stay a chunked array in some versions
+        merged = merged.chunk(0)
+    codes = np.asarray(merged.indices.fill_null(-1))
+    levels = merged.dictionary.to_pylist()
+    if None in levels:
+        codes = np.where(codes == levels.index(None), -1, codes)
+        levels = ["" if level is None else level for level in levels]
+    return Categories(codes, tuple(levels))
