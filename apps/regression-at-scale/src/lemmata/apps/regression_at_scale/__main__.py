@@ -18,7 +18,7 @@ APP = App(
             f"{_HERE}.demo:demo", "Make a table of 4 GB, fit it within 1 GB of memory, and check it"
         ),
         "fit": Verb(f"{_HERE}.fit:fit", "Fit a regression: l_2, ridge, l_1, l_p or Huber"),
-        "test": Verb(f"{_HERE}.test:test", "Score a fitted model on other data"),
+        "test": Verb(f"{_HERE}.score:score", "Score a fitted model on other data"),
         "predict": Verb(f"{_HERE}.predict:predict", "Write a model's predictions for a table"),
         "pca": Verb(f"{_HERE}.pca:pca", "Find the principal components of a table"),
         "compare": Verb(
