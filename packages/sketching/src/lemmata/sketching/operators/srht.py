@@ -1,9 +1,9 @@
 r"""Subsampled randomised Hadamard transforms: as sharp as a Gaussian sketch, in $O(n \log m)$ a column.
 
-Random signs and a Walsh-Hadamard transform spread every row of the data evenly over all rows, so that a uniform
-sample of them keeps the geometry. Every entry of these matrices is $\pm 1 / \sqrt m$.
+Random signs and a Walsh-Hadamard transform spread every row of the data evenly over all rows, so that a
+uniform sample of them keeps the geometry. Every entry of these matrices is $\pm 1 / \sqrt m$.
 
-Axis letters: m rows of the sketch, n rows of the data, d columns of the data, p the next power of two above n.
+Axis letters: m rows of the sketch, n rows of the data, d columns of the data, p the least power of two from n.
 
 References:
     J. A. Tropp, Improved analysis of the subsampled randomized Hadamard transform, 2011, arXiv:1011.1595.
@@ -26,13 +26,13 @@ _ROWS, _COLUMNS, _BLOCKS = 1, 2, 3  # streams of random words
 
 
 class SRHT(SketchOperator):
-    r"""The sketch $S = \sqrt{p / m}\, R H D$: random signs, a Hadamard transform, a uniform sample of its rows.
+    r"""The sketch $S = \sqrt{p / m}\, R H D$: random signs, a Hadamard transform, a sample of its rows.
 
-    $D$ has a random sign for each row of the data, $H$ is the orthonormal Walsh-Hadamard matrix of order $p$, the
-    next power of two, and $R$ picks rows without replacement. Beyond $m = p$ every row is taken equally often,
-    but for the rest of the division, which is sampled; $E[S^\top S] = I$ holds for every `m`.
+    $D$ has a random sign for each row of the data, $H$ is the orthonormal Walsh-Hadamard matrix of order $p$,
+    the next power of two, and $R$ picks rows uniformly without replacement. Beyond $m = p$ all rows are taken
+    as often as they fit, and the rest is sampled; $E[S^\top S] = I$ holds for every `m`.
 
-    It is streamable: a block of rows costs a transform of its own length, wherever it begins, and a gather.
+    It streams: a block of rows costs a transform of about its own length, wherever it begins, and a gather.
 
     Args:
         m: Rows of the sketch; 4 d is the usual choice.
@@ -77,12 +77,11 @@ class SRHT(SketchOperator):
 
 
 class BlockSRHT(SketchOperator):
-    r"""A sketch of `block_rows` rows of the data at a time, $S = [S_1\ S_2 \dots]$, by small transforms alone.
+    r"""A sketch of `block_rows` rows at a time, $S = [S_1\ S_2 \dots]$, where workers hold whole blocks.
 
-    Each block has $S_b = \sqrt{p_b / m}\, E_b R H D_b$ with random signs $D_b$ and $E_b$ of its own, the Hadamard
-    matrix of order $p_b$ = `block_rows`, and the sample $R$ that all blocks share. The last block is padded with
-    zeros. It costs less than `SRHT` for one block's transform is as long as its rows are many, and embeds as well
-    where the data is spread over many blocks or `block_rows` is well above `m`.
+    Each block has $S_b = \sqrt{p_b / m}\, E_b R H D_b$ with random signs $D_b$ and $E_b$ of its own, the
+    Hadamard matrix of order $p_b$ = `block_rows`, and a sample $R$ that all blocks share; the last block is
+    padded with zeros. Unlike those of `SRHT`, its blocks are independent sketches of their rows.
 
     Args:
         m: Rows of the sketch; 4 d is the usual choice.
@@ -155,12 +154,12 @@ class BlockSRHT(SketchOperator):
         return range_signs(self.seed, index * m, m, _BLOCKS, like)[:, None] / math.sqrt(m)
 
 
-def choose_rows(seed: int, count: int, p: int, *, stream: int = _ROWS) -> Int[Tensor, "{count}"]:
+def choose_rows(seed: int, count: int, p: int, *, stream: int = _ROWS) -> Int[Tensor, " count"]:
     """Return `count` of `p` rows, sorted, sampled without replacement as a function of the seed alone.
 
     Up to half of the rows are the first distinct ones of a sequence of independent uniform draws, which takes
-    memory for `count` numbers, not `p`; more than half are the start of a random permutation. Beyond `p`, all rows
-    are taken as often as they fit and the rest is sampled.
+    memory for `count` numbers, not `p`; more than half are the start of a random permutation. Beyond `p`, all
+    rows are taken as often as they fit and the rest is sampled.
 
     Args:
         seed: Any integer.
@@ -198,10 +197,11 @@ def _first_distinct(seed: int, count: int, p: int, stream: int) -> Tensor:
 def _draws(seed: int, count: int, p: int, stream: int) -> Tensor:
     """Return independent numbers, uniform below a power of two."""
     high, low = words(seed, torch.arange(count), 2, stream=stream)
-    return (high << 32 | low) & (p - 1)
+    drawn: Tensor = (high << 32 | low) & (p - 1)
+    return drawn
 
 
-def range_signs(seed: int, offset: int, count: int, stream: int, like: Tensor) -> Float[Tensor, "{count}"]:
+def range_signs(seed: int, offset: int, count: int, stream: int, like: Tensor) -> Float[Tensor, " count"]:
     """Return the random signs of consecutive indices, 128 of them from one counter.
 
     Args:

@@ -1,11 +1,13 @@
 r"""A subsampled randomised Hadamard transform of Kronecker products, which never forms the product.
 
-$H D$ of $x \otimes y$ is $(H_1 D_1 x) \otimes (H_2 D_2 y)$ where the signs factor, $D = D_1 \otimes D_2$: a sampled
-row of the transform is one entry of each factor's, multiplied.
+$H D$ of $x \otimes y$ is $(H_1 D_1 x) \otimes (H_2 D_2 y)$ where the signs factor, $D = D_1 \otimes D_2$: a
+sampled row of the transform is one entry of each factor's, multiplied.
 
-Axis letters: m rows of the sketch, n1 and n2 lengths of the factors, p1 and p2 the next powers of two, d columns.
+Axis letters: m rows of the sketch, n1 and n2 lengths of the factors, p1 and p2 the powers of two from there on,
+d columns of the data.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -76,10 +78,10 @@ class TensorSRHT(SketchOperator):
         return f"tensor_srht(n1={self.n1}, n2={self.n2})"
 
     def apply_kron(self, x: Tensor, y: Tensor) -> Tensor:
-        r"""Return the sketch of $x \otimes y$ in $O(n_1 \log n_1 + n_2 \log n_2 + m)$, with gradients in both.
+        r"""Return the sketch of $x \otimes y$ in $O(n_1 \log n_1 + n_2 \log n_2 + m)$.
 
         Further axes are batches and broadcast: equal ones give the products of columns (Khatri-Rao), and
-        `x[:, :, None]` with `y[:, None, :]` all pairs of columns.
+        `x[:, :, None]` with `y[:, None, :]` all pairs of columns. Gradients flow to both factors.
 
         Args:
             x: Left factors, (n1, ...).
@@ -142,7 +144,7 @@ class TensorSRHT(SketchOperator):
         edges = (offset, head, tail, last)
         return [
             (start - offset, stop - offset, start // self.n2 * self._p2 + start % self.n2)
-            for start, stop in zip(edges, edges[1:], strict=False)
+            for start, stop in itertools.pairwise(edges)
             if start < stop
         ]
 
