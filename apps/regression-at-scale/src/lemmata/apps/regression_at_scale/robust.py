@@ -19,7 +19,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -139,22 +138,25 @@ def fit_robust(
 
 
 def _draw(engine: Engine, loss: Loss, sketch: Tensor, n: int, size: int, seed: int) -> Coreset:
-    """Draw the coreset: in one pass for Huber's loss, in two otherwise."""
+    """Draw the coreset: in one pass for Huber's loss, in two otherwise.
+
+    Sketch and samples are independent: each has its own seed.
+    """
     columns = sketch.shape[1]
     if loss.p is None:
         squares, absolutes = LewisScores.from_sketch(sketch, 2.0), LewisScores.from_sketch(sketch, 1.0)
         # Leverages sum to d, their roots to at most sqrt(n d): both are brought to a sum of about one.
         mixed = ((squares, 1 / columns), (absolutes, 1 / math.sqrt(n * columns)))
-        task = SamplePass(RowScores(mixed, _UNIFORM / n), size, seed, "coreset")
+        task = SamplePass(RowScores(mixed, _UNIFORM / n), size, seed + 1, "coreset")
         return task.coreset(engine.run(task))
     leverage = RowScores(((LewisScores.from_sketch(sketch, loss.p), 1.0),))
-    first = SamplePass(leverage, size, seed, "sample by leverage")
+    first = SamplePass(leverage, size, seed + 1, "sample by leverage")
     sample = first.coreset(engine.run(first))
     held: Any = sample.rows
     quadratic = lewis_quadratic(held[:, :-1], loss.p, sample.weights * held[:, -1], tol=1e-2)
     # Lewis weights sum to the number of columns.
     scores = RowScores(((quadratic, 1.0),), _UNIFORM * columns / n)
-    second = SamplePass(scores, size, seed + 1, "coreset by Lewis weights")
+    second = SamplePass(scores, size, seed + 2, "coreset by Lewis weights")
     return second.coreset(engine.run(second))
 
 

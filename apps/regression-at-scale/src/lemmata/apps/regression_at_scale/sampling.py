@@ -23,7 +23,7 @@ def joined(rows: Rows) -> Tensor:
 
 
 def sketch_rows_for(columns: int, rows: int) -> int:
-    """Return how many rows a sketch of so many columns takes: four times as many, never more than there are."""
+    """Return how many rows a sketch takes by default: four for each column, never more than there are."""
     return max(8, min(4 * columns, rows))
 
 
