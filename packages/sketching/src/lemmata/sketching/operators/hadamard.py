@@ -1,9 +1,9 @@
 r"""Fast Walsh-Hadamard transform: $O(n \log n)$, as products with small dense Hadamard matrices.
 
-The Hadamard matrix of order $2^k$ is the Kronecker product of $k$ copies of $[1\ 1; 1\ {-1}]$, so it is also
-one of dense matrices of order 16, each of which acts on one axis of the reshaped data. A dense product does four
-levels of the usual butterfly for one reading of memory; on a CPU, several products run on a tile that stays in
-cache, so that a transform of any length reads main memory two or three times.
+The Hadamard matrix of order $2^k$ is the Kronecker product of $k$ copies of $[1\ 1; 1\ {-1}]$, so it is
+also one of dense matrices of order 16, each of which acts on one axis of the reshaped data. A dense product
+does four levels of the usual butterfly for one reading of memory; on a CPU, several products run on a tile
+that stays in cache, so that a transform of any length reads main memory two or three times.
 
 Axis letters: n length of the transform, s entries between neighbours along it (its stride), d columns.
 """
@@ -70,10 +70,10 @@ def fwht(x: Tensor, dim: int = 0, normalize: bool = True) -> Tensor:
 def hadamard_rows(x: Float[Tensor, "n d"], offset: int, rows: Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
     r"""Return chosen rows of a range of columns of a Hadamard matrix, of any order, times `x`.
 
-    Equals `scipy.linalg.hadamard(p)[rows, offset : offset + n] @ x`, without normalisation, for every power of
-    two `p` above all rows and columns. Where $B$ columns begin at a multiple of $B$, a power of two, row $r$ of
-    them is a sign times row $r \bmod B$ of the matrix of order $B$: a transform of length $B$ and a gather. The
-    range is cut into two such parts, padded with zeros, so that the transforms are never longer than $2 n$.
+    Equals `scipy.linalg.hadamard(p)[rows, offset : offset + n] @ x`, without normalisation, for every power
+    of two `p` above all rows and columns. Where $B$ columns begin at a multiple of $B$, a power of two, row
+    $r$ of them is a sign times row $r \bmod B$ of the matrix of order $B$: a transform of length $B$ and a
+    gather. The range is cut into two such parts, padded with zeros to at most twice their length.
 
     Args:
         x: The block of data.

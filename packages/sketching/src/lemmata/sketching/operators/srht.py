@@ -3,7 +3,7 @@ r"""Subsampled randomised Hadamard transforms: as sharp as a Gaussian sketch, in
 Random signs and a Walsh-Hadamard transform spread every row of the data evenly over all rows, so that a
 uniform sample of them keeps the geometry. Every entry of these matrices is $\pm 1 / \sqrt m$.
 
-Axis letters: m rows of the sketch, n rows of the data, d columns of the data, p the least power of two from n.
+Axis letters: m rows of the sketch, n rows of the data, d columns of the data, p the next power of two.
 
 References:
     J. A. Tropp, Improved analysis of the subsampled randomized Hadamard transform, 2011, arXiv:1011.1595.

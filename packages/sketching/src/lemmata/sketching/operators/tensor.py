@@ -3,8 +3,8 @@ r"""A subsampled randomised Hadamard transform of Kronecker products, which neve
 $H D$ of $x \otimes y$ is $(H_1 D_1 x) \otimes (H_2 D_2 y)$ where the signs factor, $D = D_1 \otimes D_2$: a
 sampled row of the transform is one entry of each factor's, multiplied.
 
-Axis letters: m rows of the sketch, n1 and n2 lengths of the factors, p1 and p2 the powers of two from there on,
-d columns of the data.
+Axis letters: m rows of the sketch, n1 and n2 lengths of the factors, p1 and p2 the next powers of two, d
+columns of the data.
 """
 
 import itertools
