@@ -146,7 +146,10 @@ class Dataset:
             The rows of each chunk.
         """
         for block in self.table.stream(chunks, self._columns()):
-            yield self.encoder.encode(block, dtype=self.dtype, targets=self.targets)
+            rows = self.encoder.encode(block, dtype=self.dtype, targets=self.targets)
+            del block  # what was read and what was encoded are freed before the next chunk is read
+            yield rows
+            del rows
 
     def row_blocks(self) -> RowBlocks:
         """Return the design matrix as a stream of blocks that is read again in each pass."""

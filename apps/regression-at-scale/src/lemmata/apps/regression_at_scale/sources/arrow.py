@@ -59,17 +59,18 @@ def _numbers(column: Any) -> npt.NDArray[Any]:
     import pyarrow as pa
     import pyarrow.types as kinds
 
-    plain = kinds.is_floating(column.type) or (kinds.is_integer(column.type) and not column.null_count)
-    if not plain:
+    wide = kinds.is_floating(column.type) and not kinds.is_float16(column.type)
+    whole = kinds.is_integer(column.type) or kinds.is_floating(column.type)
+    if not (wide or (whole and not column.null_count)):
         if kinds.is_boolean(column.type):
             column = column.cast(pa.uint8())
         # Not safe: an integer above 2^53 is rounded, as everything is that becomes a float.
         column = column.cast(pa.float64(), safe=False)
-    if column.num_chunks == 1 and not column.null_count:
-        single: npt.NDArray[Any] = column.chunk(0).to_numpy()
-        return single
-    array: npt.NDArray[Any] = column.to_numpy()
-    return array
+    if column.null_count:
+        column = column.fill_null(pa.scalar(float("nan"), column.type))
+    # Not `to_numpy`, which imports pandas: seconds and memory for nothing.
+    chunks = [np.from_dlpack(chunk) for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks or [np.empty(0)])
 
 
 def _categories(column: Any) -> Categories:
@@ -77,7 +78,7 @@ def _categories(column: Any) -> Categories:
     merged = column.unify_dictionaries().combine_chunks()
     if not hasattr(merged, "indices"):  # chunks of equal dictionaries stay a chunked array in some versions
         merged = merged.chunk(0)
-    codes = np.asarray(merged.indices.fill_null(-1))
+    codes = np.from_dlpack(merged.indices.fill_null(-1))
     levels = merged.dictionary.to_pylist()
     if None in levels:
         codes = np.where(codes == levels.index(None), -1, codes)

@@ -103,7 +103,7 @@ class NpyPart(Part):
     def _read(self, file: Any, first: int, count: int) -> npt.NDArray[Any]:
         """Read `count` numbers, the first one being number `first` of the file."""
         values = np.empty(count, dtype=self.dtype)
-        view = memoryview(values.view(np.uint8))
+        view = values.view(np.uint8).data
         file.seek(self.begin + first * values.itemsize)
         done = 0
         while done < len(view):

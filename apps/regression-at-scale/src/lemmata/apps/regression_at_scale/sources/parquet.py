@@ -90,7 +90,9 @@ class ParquetPart(Part):
                         if table is None:
                             break
                         columns = {name: to_values(table.column(name)) for name in names}
+                    del table
                     yield columns
+                    del columns  # freed before the next piece is read
 
     def _tables(self, file: Any, group: int, run: list[Where], names: list[str]) -> Iterator[Any]:
         """Read pieces of one row group as Arrow tables."""

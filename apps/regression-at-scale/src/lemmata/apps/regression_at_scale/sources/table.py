@@ -8,10 +8,13 @@ from itertools import groupby
 from pathlib import Path
 
 from lemmata.apps.regression_at_scale.schema import Column
+from lemmata.apps.regression_at_scale.sources.csv_file import scan_csv
 from lemmata.apps.regression_at_scale.sources.finding import find_parts
+from lemmata.apps.regression_at_scale.sources.libsvm import scan_libsvm
 from lemmata.apps.regression_at_scale.sources.npy import scan_npy
 from lemmata.apps.regression_at_scale.sources.parquet import scan_parquet
 from lemmata.apps.regression_at_scale.sources.part import Block, Chunk, Part, Scan
+from lemmata.apps.regression_at_scale.sources.zarr_array import scan_zarr
 
 __all__ = ["Table", "open_table"]
 
@@ -66,9 +69,9 @@ class Table:
         names = [column.name for column in self.columns] if columns is None else list(columns)
         for number, run in groupby(chunks, key=lambda chunk: chunk.where.part):
             part, held = self.parts[number], list(run)
-            blocks = part.stream([chunk.where for chunk in held], names)
-            for chunk, values in zip(held, blocks, strict=True):
-                yield Block(chunk, part, values)
+            pieces = part.stream([chunk.where for chunk in held], names)
+            for chunk in held:
+                yield Block(chunk, part, next(pieces))
 
 
 def open_table(
@@ -77,6 +80,7 @@ def open_table(
     chunk_rows: int = 65536,
     delimiter: str | None = None,
     format: str | None = None,  # noqa: A002 (the option's name on the command line)
+    width: int | None = None,
 ) -> Table:
     """Open a table that may be larger than memory: nothing but headers, footers and indices is read.
 
@@ -87,6 +91,7 @@ def open_table(
             `chunk_rows * columns * 8` bytes.
         delimiter: What separates the fields of a CSV file; a comma by default, a tab in `.tsv` files.
         format: `"parquet"`, `"csv"`, `"npy"`, `"zarr"` or `"libsvm"`, where names do not tell.
+        width: Number of features of a LIBSVM table, where not all of them occur in it.
 
     Returns:
         The table.
@@ -99,8 +104,11 @@ def open_table(
     if chunk_rows < 1:
         raise ValueError(f"`chunk_rows` (={chunk_rows}) must be at least 1")
     found, files = find_parts([paths] if isinstance(paths, str | Path) else list(paths), format)
-    del delimiter
-    scans = [_SCANS[found](path, chunk_rows) for path in files]
+    if delimiter is not None and found != "csv":
+        raise ValueError(f"`delimiter` (={delimiter!r}) is for CSV files; {files[0]} is {found}")
+    if width is not None and found != "libsvm":
+        raise ValueError(f"`width` (={width}) is for LIBSVM files; {files[0]} is {found}")
+    scans = _scan(found, files, chunk_rows, delimiter, width)
     columns = _shared_columns(scans)
     chunks = tuple(_chunks(scans))
     rows = sum(chunk.rows for chunk in chunks)
@@ -116,7 +124,23 @@ def open_table(
     return Table(parts, columns, chunks, rows, size, chunk_rows, found, fingerprint)
 
 
-_SCANS: dict[str, Callable[[str, int], Scan]] = {"parquet": scan_parquet, "npy": scan_npy}
+_SCANS: dict[str, Callable[[str, int], Scan]] = {
+    "parquet": scan_parquet,
+    "npy": scan_npy,
+    "zarr": scan_zarr,
+}
+
+
+def _scan(
+    found: str, files: list[str], chunk_rows: int, delimiter: str | None, width: int | None
+) -> list[Scan]:
+    """Open every part."""
+    if found == "libsvm":
+        return scan_libsvm(files, chunk_rows, width)
+    if found == "csv":
+        first = scan_csv(files[0], chunk_rows, delimiter)
+        return [first, *(scan_csv(path, chunk_rows, delimiter, first) for path in files[1:])]
+    return [_SCANS[found](path, chunk_rows) for path in files]
 
 
 def _shared_columns(scans: list[Scan]) -> tuple[Column, ...]:
