@@ -10,7 +10,7 @@ from lemmata.apps.regression_at_scale.model import RegressionModel
 from lemmata.apps.regression_at_scale.progress import open_progress
 from lemmata.apps.regression_at_scale.sources import open_table
 from lemmata.apps.regression_at_scale.sources.part import Chunk
-from lemmata.apps.regression_at_scale.writing import check_suffix, open_writer, to_arrow
+from lemmata.apps.regression_at_scale.writing import check_free, open_writer, to_arrow
 
 __all__ = ["predict"]
 
@@ -49,7 +49,7 @@ def predict(
         FileExistsError: Where `out` exists and `force` is not given.
     """
     out, keep = Path(out), keep or []
-    check_suffix(out)
+    check_free(out, force=force)
     fitted = RegressionModel.load(model)
     if errors and fitted.standard_errors is None:
         raise ValueError(f"`errors`: a model fitted with loss {fitted.loss} has no standard errors")

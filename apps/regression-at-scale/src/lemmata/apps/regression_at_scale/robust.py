@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lemmata.apps.regression_at_scale.encoding import Rows
 from lemmata.apps.regression_at_scale.engine import Engine
+from lemmata.apps.regression_at_scale.least_squares import default_sketch_rows
 from lemmata.apps.regression_at_scale.model import Loss
 from lemmata.apps.regression_at_scale.passes import State
 from lemmata.apps.regression_at_scale.sampling import (
@@ -31,7 +32,6 @@ from lemmata.apps.regression_at_scale.sampling import (
     RowScores,
     SamplePass,
     parts,
-    sketch_rows_for,
 )
 from lemmata.sketching.least_squares import Preconditioner
 from lemmata.sketching.lp import (
@@ -46,7 +46,7 @@ from lemmata.sketching.lp import (
     lp_regression,
 )
 
-__all__ = ["RobustFit", "coreset_rows_for", "fit_robust"]
+__all__ = ["RobustFit", "draw_coreset", "fit_robust"]
 
 _UNIFORM = 0.05  # share of the scores that is spread evenly
 _ROUNDS = 10  # pairs of passes at most
@@ -68,11 +68,6 @@ class RobustFit:
     coefficients: Float[Tensor, "d 1"]
     certificate: dict[str, Any]
     loss: Loss
-
-
-def coreset_rows_for(columns: int, rows: int) -> int:
-    """Return how many rows a coreset takes by default: 20,000, or 100 a column, never more than there are."""
-    return min(rows, max(20_000, 100 * columns))
 
 
 def fit_robust(
@@ -104,13 +99,7 @@ def fit_robust(
     (n, d), targets = dataset.shape, dataset.target_names
     if len(targets) != 1:
         raise ValueError(f"`target` ({len(targets)} columns): a loss of kind {loss} takes one at a time")
-    size = coreset_rows_for(d + 1, n) if coreset_size is None else coreset_size
-    if not d + 1 <= size:
-        raise ValueError(f"`coreset_size` (={size}) must be at least {d + 1}, one row more than features")
-    power = 2.0 if loss.p is None else loss.p
-    m = sketch_rows_for(d + 1, n) if sketch_rows is None else sketch_rows
-    sketch = engine.run(JointSketch(m, n, power, seed))["sketch"]
-    coreset = _draw(engine, loss, sketch, n, min(size, n), seed)
+    coreset, sketch = draw_coreset(engine, loss, size=coreset_size, sketch_rows=sketch_rows, seed=seed)
     x, y, weights = parts(coreset, d)
     if int((weights > 0).sum()) < d:
         raise ValueError(f"{len(coreset)} rows of positive weight do not determine {d} coefficients")
@@ -128,7 +117,7 @@ def fit_robust(
         **found,
         "rank": preconditioner.rank,
         "condition": preconditioner.condition,
-        "sketch_rows": m,
+        "sketch_rows": len(sketch),
         "coreset_rows": len(coreset),
         "coreset_status": answer.status,
         "passes": engine.passes_run,
@@ -137,27 +126,51 @@ def fit_robust(
     return RobustFit(coefficients, certificate, told)
 
 
-def _draw(engine: Engine, loss: Loss, sketch: Tensor, n: int, size: int, seed: int) -> Coreset:
-    """Draw the coreset: in one pass for Huber's loss, in two otherwise.
+def draw_coreset(
+    engine: Engine, loss: Loss, *, size: int | None = None, sketch_rows: int | None = None, seed: int = 0
+) -> tuple[Coreset, Float[Tensor, "m columns"]]:
+    """Draw the rows that matter for a loss: a sketch, then one pass for Huber's loss and two otherwise.
 
     Sketch and samples are independent: each has its own seed.
+
+    Args:
+        engine: Runs the passes.
+        loss: The loss.
+        size: Rows of the coreset; 20,000, or 100 a column, by default.
+        sketch_rows: Rows of the sketch; four a column by default.
+        seed: Seed of sketch and samples.
+
+    Returns:
+        The coreset, whose rows hold features, targets and weight; and the sketch of features and targets.
+
+    Raises:
+        ValueError: Where the coreset would have fewer rows than columns.
     """
-    columns = sketch.shape[1]
+    dataset: Any = engine.dataset
+    n, columns = dataset.rows, dataset.shape[1] + len(dataset.target_names)
+    size = max(20_000, 100 * columns) if size is None else size
+    if size < columns:
+        raise ValueError(f"`size` (={size}) of the coreset must be at least {columns}, one a column")
+    size, power = min(size, n), 2.0 if loss.p is None else loss.p
+    m = default_sketch_rows(columns) if sketch_rows is None else sketch_rows
+    sketch = engine.run(JointSketch(m, n, power, seed))["sketch"]
     if loss.p is None:
         squares, absolutes = LewisScores.from_sketch(sketch, 2.0), LewisScores.from_sketch(sketch, 1.0)
         # Leverages sum to d, their roots to at most sqrt(n d): both are brought to a sum of about one.
         mixed = ((squares, 1 / columns), (absolutes, 1 / math.sqrt(n * columns)))
         task = SamplePass(RowScores(mixed, _UNIFORM / n), size, seed + 1, "coreset")
-        return task.coreset(engine.run(task))
+        return task.coreset(engine.run(task)), sketch
     leverage = RowScores(((LewisScores.from_sketch(sketch, loss.p), 1.0),))
     first = SamplePass(leverage, size, seed + 1, "sample by leverage")
     sample = first.coreset(engine.run(first))
+    if loss.p == 2:  # leverages are Lewis weights
+        return sample, sketch
     held: Any = sample.rows
     quadratic = lewis_quadratic(held[:, :-1], loss.p, sample.weights * held[:, -1], tol=1e-2)
     # Lewis weights sum to the number of columns.
     scores = RowScores(((quadratic, 1.0),), _UNIFORM * columns / n)
     second = SamplePass(scores, size, seed + 2, "coreset by Lewis weights")
-    return second.coreset(engine.run(second))
+    return second.coreset(engine.run(second)), sketch
 
 
 def _solve(loss: Loss, basis: Tensor, y: Tensor, weights: Tensor) -> tuple[PowerLoss | HuberLoss, Any]:

@@ -10,21 +10,16 @@ import torch
 from torch import Tensor
 
 from lemmata.apps.regression_at_scale.encoding import Rows
+from lemmata.apps.regression_at_scale.least_squares import SketchPass
 from lemmata.apps.regression_at_scale.passes import State
 from lemmata.sketching.lp import Coreset, LewisScores, PrioritySample
-from lemmata.sketching.operators import SparseSign
 
-__all__ = ["JointSketch", "RowScores", "SamplePass", "joined", "parts", "sketch_rows_for"]
+__all__ = ["JointSketch", "RowScores", "SamplePass", "joined", "parts"]
 
 
 def joined(rows: Rows) -> Tensor:
     """Return features and targets side by side, shape (rows, d + c), float64."""
     return torch.cat((rows.x.double(), rows.y), 1)
-
-
-def sketch_rows_for(columns: int, rows: int) -> int:
-    """Return how many rows a sketch takes by default: four for each column, never more than there are."""
-    return max(8, min(4 * columns, rows))
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,8 @@ class JointSketch:
         block = joined(rows)
         if rows.weights is not None:
             block = block * rows.weights[:, None] ** (1 / self.p)
-        return {"sketch": SparseSign(self.rows, self.of, seed=self.seed).partial(block, rows.offset)}
+        operator = SketchPass(self.of, self.rows, self.seed).operator()
+        return {"sketch": operator.partial(block, rows.offset)}
 
     def add(self, first: State, second: State) -> State:
         """Add two sketches."""

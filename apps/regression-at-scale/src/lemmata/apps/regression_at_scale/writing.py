@@ -7,22 +7,26 @@ from typing import Any
 
 from lemmata.apps.kit.files import new_output, write_atomically
 
-__all__ = ["check_suffix", "open_writer", "to_arrow"]
+__all__ = ["check_free", "open_writer", "to_arrow"]
 
 _SUFFIXES = (".parquet", ".csv")
 
 
-def check_suffix(path: Path) -> None:
-    """Raise where a file's suffix names no format that can be written.
+def check_free(path: Path, *, force: bool = False) -> None:
+    """Raise where a file cannot be written, before work is spent on it.
 
     Args:
         path: The file.
+        force: Whether it may be there.
 
     Raises:
-        ValueError: Where it is neither `.parquet` nor `.csv`.
+        ValueError: Where its suffix is neither `.parquet` nor `.csv`.
+        FileExistsError: Where it is there, and must not be.
     """
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"`out` (={path}) must end in {' or '.join(_SUFFIXES)}")
+    if not force:
+        new_output(path)
 
 
 @contextmanager
@@ -43,9 +47,7 @@ def open_writer(path: Path, *, force: bool = False) -> Iterator[Callable[[Any], 
     import pyarrow.csv
     import pyarrow.parquet
 
-    check_suffix(path)
-    if not force:
-        new_output(path)
+    check_free(path, force=force)
     make = pyarrow.parquet.ParquetWriter if path.suffix == ".parquet" else pyarrow.csv.CSVWriter
     opened: list[Any] = []
     with write_atomically(path) as draft:
