@@ -39,9 +39,7 @@ def open_rows(
         FileNotFoundError: Where there is nothing at a path.
     """
     table = open_table(list(data), chunk_rows=chunk_rows)
-    selection = select(
-        table.columns, target=target or (), features=features, exclude=exclude or (), weight=weight
-    )
+    selection = select(table.columns, target=target, features=features, exclude=exclude or (), weight=weight)
     return RawDataset(table, selection)
 
 

@@ -60,7 +60,7 @@ class Selection:
 def select(
     columns: Sequence[Column],
     *,
-    target: str | Sequence[str],
+    target: str | Sequence[str] | None,
     features: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     categorical: Sequence[str] = (),
@@ -70,7 +70,7 @@ def select(
 
     Args:
         columns: The table's columns.
-        target: Name of the target, or several names.
+        target: Name of the target, or several names; None where there is none.
         features: Names of the features; every other column but the excluded ones by default.
         exclude: Names of columns that are no features.
         categorical: Features whose numbers are names of categories (postcodes, say).
@@ -89,8 +89,8 @@ def select(
         ('city',)
     """
     known = {column.name: column for column in columns}
-    targets = (target,) if isinstance(target, str) else tuple(target)
-    if not targets:
+    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    if target is not None and not targets:
         raise ValueError("`target` (=()) must name at least one column")
     weights = () if weight is None else (weight,)
     given = {
