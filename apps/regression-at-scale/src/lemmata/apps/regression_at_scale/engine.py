@@ -7,6 +7,7 @@ was killed and resumed in between changes nothing, not a bit. No more groups are
 number of workers, so memory is bounded by the workers' chunks and those states, however many the rows.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -33,9 +34,10 @@ class Engine:
         group: Consecutive chunks that one task folds, part of what makes a result reproducible to the bit. By
             default 1 for up to 128 chunks, then one more every 64, up to 8.
         passes: How many passes there will be, for who is told.
+        size: Bytes of the files that a pass reads, for who is told.
 
     Attributes:
-        passes_run: Passes over the rows so far, with those that earlier runs finished.
+        records: What each of them was: `name`, `rows`, `seconds` of this run.
 
     Raises:
         ValueError: Where `group` is not positive.
@@ -63,6 +65,7 @@ class Engine:
         progress: Progress | None = None,
         group: int | None = None,
         passes: int | None = None,
+        size: int | None = None,
     ) -> None:
         if group is not None and group < 1:
             raise ValueError(f"`group` (={group}) must be at least 1")
@@ -70,10 +73,16 @@ class Engine:
         self.checkpoint = checkpoint
         self.progress: Progress = progress or Silent()
         self.passes = passes
-        self.passes_run = 0
+        self.size = size
+        self.records: list[dict[str, Any]] = []
         self._scheduler = scheduler
         self._workers = workers
         self._group = group
+
+    @property
+    def passes_run(self) -> int:
+        """Passes over the rows so far, with those that earlier runs finished."""
+        return len(self.records)
 
     def run(self, task: Pass, dataset: Source | None = None) -> State:
         """Run a pass over all rows.
@@ -93,10 +102,11 @@ class Engine:
             OSError: Where a file or the cluster is lost.
         """
         source = self.dataset if dataset is None else dataset
-        number = self.passes_run
+        number, started = self.passes_run, time.perf_counter()
         kept = self.checkpoint.finished(number, task.name) if self.checkpoint else None
         state = self._fold(task, source, number) if kept is None else kept
-        self.passes_run += 1
+        rows, seconds = sum(chunk.rows for chunk in source.chunks), time.perf_counter() - started
+        self.records.append({"name": task.name, "rows": rows, "seconds": round(seconds, 3)})
         if kept is None and self.checkpoint:
             self.checkpoint.finish(number, task.name, state)
         return state
@@ -110,8 +120,7 @@ class Engine:
         groups = [chunks[a:b] for a, b in pairwise([*range(0, len(chunks), group), len(chunks)])]
         done, state = (self.checkpoint and self.checkpoint.running(number, task.name)) or (0, None)
         rows = [sum(chunk.rows for chunk in members) for members in groups]
-        size = getattr(source, "size", None)
-        self.progress.start(task.name, number + 1, self.passes, sum(rows), sum(rows[:done]), size)
+        self.progress.start(task.name, number + 1, self.passes, sum(rows), sum(rows[:done]), self.size)
         with ExitStack() as stack:
             pool = self._scheduler
             if isinstance(pool, str):
@@ -163,10 +172,12 @@ def _fold_group(shared: tuple[Pass, Source], chunks: Sequence[Any]) -> State:
     task, source = shared
     state: State | None = None
     settle()
-    for chunk in chunks:
+    # A source that streams opens a file once for all chunks that lie in it.
+    stream = getattr(source, "stream", None)
+    for rows in map(source.read, chunks) if stream is None else stream(chunks):
         if should_stop():
             raise InterruptedError("nobody waits for this any more")
-        part = task.partial(source.read(chunk))
+        part = task.partial(rows)
         state = part if state is None else task.add(state, part)
     assert state is not None  # noqa: S101  # a group has at least one chunk
     return state

@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from threadpoolctl import threadpool_limits
 
-__all__ = ["Future", "Workers", "connect", "one_thread", "settle", "should_stop"]
+__all__ = ["Future", "Workers", "connect", "cores", "one_thread", "settle", "should_stop"]
 
 PATIENCE = 8.0
 """Seconds to wait for a cluster's scheduler."""
@@ -107,7 +107,7 @@ def connect(scheduler: str = "local", workers: int | None = None) -> Iterator[Wo
     if workers is not None and workers < 1:
         raise ValueError(f"`workers` (={workers}) must be at least 1")
     if scheduler == "local":
-        with _threads(workers or _cores()) as pool:
+        with _threads(workers or cores()) as pool:
             yield pool
         return
     if "://" not in scheduler:
@@ -275,5 +275,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
