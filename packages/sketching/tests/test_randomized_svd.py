@@ -72,7 +72,7 @@ def test_error_of_the_range_is_what_theory_expects():
         errors.append(math.sqrt(float(values.square().sum() - s.square().sum())) / best)
     mean = torch.tensor(errors).mean()
     bound = math.sqrt(1 + r / (p - 1))
-    # Three standard errors of the mean above what is proven for the expectation; a tail of no more than twice it.
+    # Three standard errors of the mean above what is proven for the expectation, and a tail below twice it.
     assert mean <= bound + 3 * torch.tensor(errors).std() / 50**0.5
     assert max(errors) <= 2 * bound
 
@@ -160,7 +160,7 @@ def test_gradients_are_those_of_the_exact_decomposition_on_low_rank():
 
 
 def test_zero_identity_and_single_entries():
-    u, s, vh = randomized_svd(torch.zeros(6, 4, dtype=F64), 2, generator=draws())
+    u, s, _vh = randomized_svd(torch.zeros(6, 4, dtype=F64), 2, generator=draws())
     assert (s == 0).all()
     torch.testing.assert_close(u.mT @ u, torch.eye(2, dtype=F64))
     assert randomized_svd(torch.zeros(6, 4, dtype=F64), 2).certificate.relative_error == 0

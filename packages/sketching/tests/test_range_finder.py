@@ -171,7 +171,7 @@ def test_matrices_that_cannot_be_factorised():
         qb(torch.ones(6, 4, dtype=torch.complex128), rank=2)
     with pytest.raises(TypeError, match="NumPy"):
         qb(np.ones((6, 4)), rank=2)
-    with pytest.raises(TypeError, match="`.shape`, `@`"):
+    with pytest.raises(TypeError, match=r"`\.shape`, `@`"):
         as_products(type("Bare", (), {"shape": (2, 2)})())
     with pytest.raises(ValueError, match="two axes"):
         qb(torch.ones(4, dtype=F64), rank=1)

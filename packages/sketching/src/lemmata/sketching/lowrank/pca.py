@@ -91,7 +91,7 @@ class PCASums:
     def __add__(self, other: "PCASums") -> "PCASums":
         """Merge the sums of two sets of rows that have none in common."""
         rows = self.rows + other.rows
-        share = (other.rows / rows.clamp(min=1)).to(torch.float64)
+        share = other.rows.to(torch.float64) / rows.clamp(min=1)
         step, projected = other.mean - self.mean, other.projected_mean - self.projected_mean
         # Chan, Golub and LeVeque's update, for a column of squares and for the scatter matrix times W.
         weight = self.rows * share
@@ -248,6 +248,9 @@ def pca_step(
         basis: The W they were made with.
         standardize: As in `pca`.
         shift: What the call before returned; zero first.
+
+    Raises:
+        ValueError: Where a sum is not finite.
     """
     w, product, scale = _scaled(sums, basis, standardize=standardize)
     following, r = torch.linalg.qr(product - shift * w)
@@ -285,8 +288,6 @@ def pca_finish(
         raise ValueError(f"`rank` (={rank}) must lie in [1, {basis.shape[1]}], the columns of `basis`")
     if rows < 1:
         raise ValueError("`sums` holds no rows")
-    if not bool(torch.isfinite(sums.product).all() and torch.isfinite(sums.scatter).all()):
-        raise ValueError("the table has entries that are not finite, or so large that their squares are not")
     w, product, scale = _scaled(sums, basis, standardize=standardize)
     factor, spectrum, _ = nystrom_factor(product, w)
     total = float((sums.scatter / scale.square()).sum())
@@ -336,6 +337,8 @@ def _scaled(sums: PCASums, basis: Tensor, *, standardize: bool) -> tuple[Tensor,
     With D the scale, $D^{-1} G D^{-1} (D W) = D^{-1} (G W)$: the same pass serves the table as it is and the
     standardised one.
     """
+    if not bool(torch.isfinite(sums.product).all() and torch.isfinite(sums.scatter).all()):
+        raise ValueError("the table has entries that are not finite, or so large that their squares are not")
     scale = torch.ones_like(sums.scatter)
     if standardize:
         deviation = (sums.scatter / max(1, int(sums.rows) - 1)).sqrt()
