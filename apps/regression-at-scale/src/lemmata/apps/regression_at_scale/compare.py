@@ -26,7 +26,9 @@ from lemmata.apps.regression_at_scale.sampling import SamplePass, parts
 from lemmata.apps.regression_at_scale.scheduler import one_thread
 from lemmata.apps.regression_at_scale.sources import open_table
 from lemmata.sketching.least_squares import lstsq
-from lemmata.sketching.lp import HuberLoss, PowerLoss, huber_regression, lp_regression
+from lemmata.sketching.lp.huber import huber_regression
+from lemmata.sketching.lp.losses import HuberLoss, PowerLoss
+from lemmata.sketching.lp.regression import lp_regression
 
 __all__ = ["compare"]
 

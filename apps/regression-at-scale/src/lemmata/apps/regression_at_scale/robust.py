@@ -34,17 +34,11 @@ from lemmata.apps.regression_at_scale.sampling import (
     parts,
 )
 from lemmata.sketching.least_squares import Preconditioner
-from lemmata.sketching.lp import (
-    Coreset,
-    DualSums,
-    HuberLoss,
-    LewisScores,
-    NewtonSums,
-    PowerLoss,
-    huber_regression,
-    lewis_quadratic,
-    lp_regression,
-)
+from lemmata.sketching.lp import Coreset, LewisScores, lewis_quadratic
+from lemmata.sketching.lp.bound import DualSums, NewtonSums
+from lemmata.sketching.lp.huber import huber_regression
+from lemmata.sketching.lp.losses import HuberLoss, PowerLoss
+from lemmata.sketching.lp.regression import lp_regression
 
 __all__ = ["RobustFit", "draw_coreset", "fit_robust"]
 
@@ -216,8 +210,10 @@ def _improve(
         level, place, cost = dual.best()
         coefficients = coefficients + place * preconditioner.solve(newton.steps()[level][:, None])
         gap = (cost - bound) / cost if cost > 0 else 0.0
-        if rtol is None or gap <= rtol or place == 0:
+        if rtol is None or gap <= rtol:
             break
+        # The best smoothing is about as large as what is still to be gained, which falls with every round.
+        levels = tuple(mu / 10 for mu in levels)
     return coefficients, {
         "cost": cost,
         "lower_bound": bound,
