@@ -22,7 +22,14 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-__all__ = ["Coreset", "probabilities_from_scores", "sample_rows"]
+from lemmata.sketching.lp.leverage import check_matrix, leverage_scores
+from lemmata.sketching.lp.lewis import check_exponent, lewis_weights
+from lemmata.sketching.lp.sensitivity import lp_sensitivities
+
+__all__ = ["Coreset", "probabilities_from_scores", "sample_rows", "sampling_probabilities"]
+
+_SCHEMES = ("lewis", "sensitivity", "root_leverage", "leverage_plus_sensitivity", "uniform")
+_LEWIS_TOLERANCE = 1e-3  # far below what sampling notices
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +71,85 @@ class Coreset:
         """Return the unbiased estimate of the sum of `values` over all rows, from the kept ones."""
         kept = self.take(values)
         return (self.weights.to(kept) @ kept.reshape(len(self), -1)).reshape(kept.shape[1:])
+
+
+def sampling_probabilities(
+    A: Tensor,
+    p: float,
+    size: int,
+    scheme: str = "lewis",
+    *,
+    uniform: float = 0.05,
+    sensitivities: str = "upper",
+) -> Float[Tensor, " n"]:
+    r"""Return with which probability to keep each row, `size` rows in expectation.
+
+    Sizes that preserve all costs up to a factor, with total sensitivity S and up to logarithms: Lewis
+    weights $d$ for $p < 2$ and $d^{p/2}$ for $p > 2$; sensitivities $S^{2/p}$ and $S^{2 - 2/p}$; root
+    leverage $d$ for $p < 2$, applied repeatedly; leverage plus sensitivity $d^{2/p} S^{2 - 4/p}$ for $p > 2$.
+
+    Args:
+        A: Matrix, shape (n, d), dense or sparse CSR; for regression [A b].
+        p: Exponent in [1, inf).
+        size: Expected number of kept rows, in [d + 1, n]. Where fewer rows are not zero, those are kept.
+        scheme: What rows are scored by: `"lewis"` weights; `"sensitivity"`; `"root_leverage"`, the leverage
+            to the power of p / 2; `"leverage_plus_sensitivity"`, the sum of both; `"uniform"`, which scores
+            all rows that are not zero alike.
+        uniform: Part of the mass that is spread evenly, so that no row's weight explodes.
+        sensitivities: `"upper"` bounds or `"exact"`, for up to 2000 rows, see `lp_sensitivities`.
+
+    Returns:
+        Probabilities in the type of A; 0 for all-zero rows and positive for all others.
+
+    Raises:
+        ValueError: Where A, p, `size`, `uniform` or a name is not as said.
+        TypeError: Where A is not of a real floating type.
+
+    Warns:
+        RuntimeWarning: With the rank, where that is below d.
+
+    Examples:
+        >>> A = torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+        >>> sampling_probabilities(A, p=1, size=3, uniform=0.0)
+        tensor([1.0000, 1.0000, 0.5000, 0.5000, 0.0000])
+
+    References:
+        Woodruff and Yasuda 2023.
+    """
+    check_matrix(A)
+    check_exponent(p)
+    n, d = A.shape
+    if not d < size <= n:
+        raise ValueError(f"`size` (={size}) must lie in [d + 1, n] = [{d + 1}, {n}]")
+    if scheme not in _SCHEMES:
+        raise ValueError(f"`scheme` (={scheme!r}) must be one of {', '.join(_SCHEMES)}")
+    scores = _scores(A.detach(), float(p), scheme, sensitivities).double()
+    # A score that is too small for the type is still not that of a zero row.
+    scores = torch.where(_not_zero(A.detach()), scores.clamp(min=1e-300), 0.0)
+    return probabilities_from_scores(scores, size, uniform=uniform).to(A.dtype)
+
+
+def _scores(A: Tensor, p: float, scheme: str, sensitivities: str) -> Tensor:
+    """Return the scores of a scheme."""
+    if scheme == "uniform":
+        return _not_zero(A).to(A.dtype)
+    if scheme == "lewis":
+        return lewis_weights(A, p, _LEWIS_TOLERANCE, 200)
+    if scheme == "root_leverage":
+        return leverage_scores(A, "qr").double() ** (p / 2)
+    by_sensitivity = lp_sensitivities(A, p, sensitivities).double()
+    if scheme == "sensitivity":
+        return by_sensitivity
+    return by_sensitivity + leverage_scores(A, "qr")
+
+
+def _not_zero(A: Tensor) -> Tensor:
+    """Tell which rows have an entry that is not zero."""
+    if A.layout == torch.strided:
+        return (A != 0).any(1)
+    row_of = torch.repeat_interleave(torch.arange(len(A), device=A.device), A.crow_indices().diff())
+    counts = torch.zeros(len(A), dtype=torch.int64, device=A.device)
+    return counts.index_add(0, row_of, (A.values() != 0).long()) > 0
 
 
 def probabilities_from_scores(scores: Tensor, size: int, *, uniform: float = 0.05) -> Float[Tensor, " n"]:
