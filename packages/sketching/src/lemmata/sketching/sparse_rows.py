@@ -1,4 +1,4 @@
-"""Sparse CSR tensors, made without PyTorch's notice that they are new, and cut by rows."""
+"""Sparse CSR tensors: made without PyTorch's notice that they are new, cut by rows, widened by columns."""
 
 import warnings
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["csr_from_scipy", "csr_matrix", "csr_rows"]
+__all__ = ["csr_append", "csr_from_scipy", "csr_matrix", "csr_rows"]
 
 # PyTorch tells once a process that CSR tensors are in beta and that it trusts them: it tells it here, where
 # one thread imports, and not in the middle of somebody's pass.
@@ -24,7 +24,8 @@ def csr_matrix(
     """Return the sparse CSR tensor of row starts, column indices and values, which are trusted.
 
     Examples:
-        >>> csr_matrix(torch.tensor([0, 1, 2]), torch.tensor([2, 0]), torch.tensor([5.0, 7.0]), (2, 3)).to_dense()
+        >>> a = csr_matrix(torch.tensor([0, 1, 2]), torch.tensor([2, 0]), torch.tensor([5.0, 7.0]), (2, 3))
+        >>> a.to_dense()
         tensor([[0., 0., 5.],
                 [7., 0., 0.]])
     """
@@ -48,6 +49,29 @@ def csr_rows(a: Tensor, start: int, stop: int) -> Tensor:
     )
 
 
+def csr_append(a: Tensor, b: Tensor) -> Tensor:
+    """Return a sparse CSR tensor with dense columns (r, c) behind its own.
+
+    Examples:
+        >>> csr_append(torch.eye(2).to_sparse_csr(), torch.full((2, 1), 9.0)).to_dense()
+        tensor([[1., 0., 9.],
+                [0., 1., 9.]])
+    """
+    (rows, d), c = a.shape, b.shape[1]
+    starts, index = a.crow_indices(), torch.arange(rows, device=b.device)
+    owner = torch.repeat_interleave(starts.diff())
+    mine = torch.arange(owner.numel(), device=b.device) + c * owner
+    theirs = (starts[1:] + c * index)[:, None] + torch.arange(c, device=b.device)
+    columns = starts.new_empty(mine.numel() + theirs.numel())
+    values = b.new_empty(columns.shape)
+    columns[mine], values[mine] = a.col_indices().to(columns), a.values()
+    columns[theirs.reshape(-1)] = torch.arange(d, d + c, device=b.device).to(columns).repeat(rows)
+    values[theirs.reshape(-1)] = b.reshape(-1)
+    return csr_matrix(
+        starts + c * torch.arange(rows + 1, device=b.device).to(starts), columns, values, (rows, d + c)
+    )
+
+
 def csr_from_scipy(a: Any) -> Tensor:
     """Return a SciPy sparse matrix or array as a sparse CSR tensor; a CSR matrix shares its memory.
 
@@ -58,6 +82,12 @@ def csr_from_scipy(a: Any) -> Tensor:
                 [0., 1.]], dtype=torch.float64)
     """
     rows = a.tocsr()
-    parts = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
-    starts, columns, values = parts
+    starts, columns, values = (_shared(part) for part in (rows.indptr, rows.indices, rows.data))
     return csr_matrix(starts, columns, values, (int(rows.shape[0]), int(rows.shape[1])))
+
+
+def _shared(a: Any) -> Tensor:
+    """Return a tensor on the memory of a NumPy array, or on a copy where the array must not be written."""
+    return torch.from_numpy(
+        a if a.flags.writeable and a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+    )

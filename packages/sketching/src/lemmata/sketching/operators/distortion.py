@@ -20,6 +20,9 @@ def subspace_distortion(sketch: SketchOperator, a: Tensor, *, rcond: float | Non
     Returns:
         The distortion; 0 where `a` is zero, and at least 1 where the sketch loses a direction.
 
+    Raises:
+        ValueError: Where `a` is not finite or has not as many rows as the sketch has columns.
+
     Examples:
         >>> from lemmata.sketching.operators.gaussian import GaussianSketch
         >>> A = torch.randn(500, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -27,9 +30,14 @@ def subspace_distortion(sketch: SketchOperator, a: Tensor, *, rcond: float | Non
         True
     """
     wide = a.to(torch.float64)
-    u, sigma, _ = torch.linalg.svd(wide, full_matrices=False)
+    if not bool(torch.isfinite(wide).all()):
+        raise ValueError("`a` must be finite")
+    if not wide.numel():
+        return 0.0
+    q, r = torch.linalg.qr(wide)
+    u, sigma, _ = torch.linalg.svd(r, full_matrices=False)
     tolerance = rcond if rcond is not None else max(a.shape) * float(torch.finfo(a.dtype).eps)
-    basis = u[:, sigma > tolerance * sigma.max()] if sigma.numel() else u
+    basis = q @ u[:, sigma > tolerance * sigma[0]]
     if not basis.shape[1]:
         return 0.0
     kept = torch.linalg.svdvals(sketch.apply(basis))

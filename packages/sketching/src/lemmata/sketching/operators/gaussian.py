@@ -10,6 +10,8 @@ from lemmata.sketching.operators.operator import SketchOperator
 
 __all__ = ["GaussianSketch"]
 
+_DRAWN = 1 << 19  # entries made at once
+
 
 class GaussianSketch(SketchOperator):
     r"""A sketch of independent normal entries of variance $1 / m$.
@@ -36,15 +38,16 @@ class GaussianSketch(SketchOperator):
         return "gaussian"
 
     def _columns(self, offset: int, rows: int, like: Tensor) -> Tensor:
-        """Return the columns `offset : offset + rows` of S, transposed: (rows, m)."""
+        """Return r columns of S, a tensor (m, r)."""
         index = torch.arange(offset, offset + rows, device=like.device)
-        return normals(self.seed, index, self.shape[0]).T.to(like.dtype) / math.sqrt(self.shape[0])
+        drawn = normals(self.seed, index, self.shape[0], stream=self._stream)
+        return drawn.div_(math.sqrt(self.shape[0])).to(like.dtype)
 
-    def _rows_at_once(self, columns: int) -> int:
-        return max(1, (1 << 20) // self.shape[0])
+    def _rows_at_once(self, columns: int) -> int:  # noqa: ARG002 - the entries made at once are m times the rows
+        return max(1, _DRAWN // self.shape[0])
 
     def _partial(self, block: Tensor, row_offset: int) -> Tensor:
-        return self._columns(row_offset, block.shape[0], block).T @ block
+        return self._columns(row_offset, block.shape[0], block) @ block
 
     def _partial_t(self, y: Tensor, row_offset: int, rows: int) -> Tensor:
-        return self._columns(row_offset, rows, y) @ y
+        return self._columns(row_offset, rows, y).T @ y

@@ -4,6 +4,8 @@ Axis letters: m rows of the sketch, n rows of the data, d columns of the data, r
 """
 
 import copy
+import math
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lemmata.sketching.operators.product import Product, TransposedProduct
 from lemmata.sketching.sparse_rows import csr_from_scipy, csr_matrix, csr_rows
 
 __all__ = ["SketchOperator", "SketchState"]
+
+Ranges = tuple[tuple[int, int], ...]
+
+_DENSE = 1 << 22  # elements of a dense piece made on the way
 
 
 class SketchOperator(ABC):
@@ -26,7 +33,7 @@ class SketchOperator(ABC):
     Gradients with respect to dense data flow through `apply`, `partial`, `apply_t` and `partial_t`, to any
     order.
 
-    A family defines `kind`, `_partial` and `_partial_t`, and may widen `_rows_at_once`.
+    A family defines `kind`, `_partial` and `_partial_t`, and may choose `_rows_at_once`.
 
     Args:
         m: Rows of the sketch.
@@ -65,14 +72,10 @@ class SketchOperator(ABC):
     def _partial_t(self, y: Tensor, row_offset: int, rows: int) -> Tensor:
         """Return rows `row_offset : row_offset + rows` of the transpose of S times a dense `y` (m, c)."""
 
-    def _partial_csr(self, block: Tensor, row_offset: int) -> Tensor:
-        """Return what `_partial` does for a sparse CSR block: by its columns that are not empty."""
-        used, columns = torch.unique(block.col_indices(), return_inverse=True)
-        narrow = csr_matrix(block.crow_indices(), columns, block.values(), (block.shape[0], used.numel()))
-        out = block.values().new_zeros(self.shape[0], block.shape[1])
-        if used.numel():
-            out[:, used] = self._partial(narrow.to_dense(), row_offset)
-        return out
+    @property
+    def _stream(self) -> int:
+        """The family of random words that is this kind's own, so that kinds of one seed are independent."""
+        return zlib.crc32(self.kind.encode())
 
     def _rows_at_once(self, columns: int) -> int:
         """Return how many rows of `columns` columns `_partial` takes at a time."""
@@ -82,7 +85,8 @@ class SketchOperator(ABC):
         """Return S A in the dtype of A.
 
         Args:
-            a: A dense tensor (n,) or (n, d), a sparse CSR tensor, `RowBlocks` or a SciPy sparse matrix.
+            a: A dense tensor (n,) or (n, d), a sparse CSR tensor, `RowBlocks`, a SciPy sparse matrix, or a
+                `scipy.sparse.linalg.LinearOperator` with an adjoint, which sees m vectors in batches.
             check_finite: Look for NaN and infinities first.
 
         Returns:
@@ -102,10 +106,29 @@ class SketchOperator(ABC):
         from lemmata.sketching.stream import RowBlocks, sketch_and_apply
 
         if isinstance(a, RowBlocks):
-            return sketch_and_apply(self, a, check_finite=check_finite).value.to(a.dtype)
+            state = sketch_and_apply(self, a, check_finite=check_finite)
+            if not state.complete:
+                raise ValueError(f"`a` gave rows {state.rows_seen} only, of {self.shape[1]}")
+            return state.value.to(a.dtype)
         if hasattr(a, "tocsr"):
             return self.apply(csr_from_scipy(a), check_finite=check_finite)
+        if hasattr(a, "rmatmat") and not check_finite:
+            return self._apply_linear_operator(a)
         raise TypeError(f"`a` (a {type(a).__name__}) must be a tensor, RowBlocks or a SciPy sparse matrix")
+
+    def _apply_linear_operator(self, a: Any) -> Tensor:
+        """Return S A as the transpose of the operator's adjoint times that of S, some rows of S at a time."""
+        m, n = self.shape
+        if a.shape[0] != n:
+            raise ValueError(f"`a` (of shape {tuple(a.shape)}) must have {n} rows")
+        out = torch.empty(m, a.shape[1], dtype=torch.float64)
+        step = max(1, _DENSE // n)
+        for start in range(0, m, step):
+            stop = min(m, start + step)
+            unit = torch.zeros(m, stop - start, dtype=torch.float64)
+            unit[torch.arange(start, stop), torch.arange(stop - start)] = 1
+            out[start:stop] = torch.as_tensor(a.rmatmat(self.apply_t(unit).numpy())).T
+        return out
 
     def partial(self, block: Tensor, row_offset: int, *, check_finite: bool = False) -> Tensor:
         """Return what rows `row_offset : row_offset + r` of the data contribute to S A.
@@ -131,11 +154,11 @@ class SketchOperator(ABC):
             return self._sum_csr(block, row_offset, dtype)
         if block.layout != torch.strided or block.ndim not in {1, 2}:
             raise ValueError(
-                f"`block` ({block.layout}, {block.ndim} axes) must be a dense vector or matrix or a CSR tensor"
+                f"`block` ({block.layout}, {block.ndim} axes) must be a dense vector or matrix, or sparse CSR"
             )
-        if block.ndim == 1:
-            return _Product.apply(block[:, None], self, row_offset, dtype)[:, 0]
-        return _Product.apply(block, self, row_offset, dtype)
+        matrix = block if block.ndim == 2 else block[:, None]
+        out: Tensor = Product.apply(matrix, self, row_offset, dtype)
+        return out if block.ndim == 2 else out[:, 0]
 
     def _sum_dense(self, block: Tensor, row_offset: int, dtype: torch.dtype) -> Tensor:
         step = self._rows_at_once(block.shape[1])
@@ -146,12 +169,22 @@ class SketchOperator(ABC):
         return out
 
     def _sum_csr(self, block: Tensor, row_offset: int, dtype: torch.dtype) -> Tensor:
+        """Return what `_sum_dense` does for a sparse CSR block, of which pieces are made dense, columns as needed."""
         rows, columns = block.shape
-        step = self._rows_at_once(block.values().numel() // max(1, rows))
+        entries = block.values().numel() / max(1, rows)
+        step = min(
+            self._rows_at_once(1), int(max(_DENSE / max(1, columns), math.sqrt(_DENSE / max(1, entries))))
+        )
         out = block.values().new_zeros((self.shape[0], columns), dtype=dtype)
-        for start in range(0, rows, step):
-            part = csr_rows(block, start, min(rows, start + step))
-            out += self._partial_csr(part.to(dtype), row_offset + start)
+        for start in range(0, rows, max(1, step)):
+            part = csr_rows(block, start, min(rows, start + max(1, step)))
+            used, narrow = torch.unique(part.col_indices(), return_inverse=True)
+            if used.numel():
+                values = part.values().to(dtype)
+                dense = csr_matrix(
+                    part.crow_indices(), narrow, values, (part.shape[0], used.numel())
+                ).to_dense()
+                out.index_add_(1, used, self._partial(dense, row_offset + start))
         return out
 
     def apply_t(self, y: Tensor) -> Tensor:
@@ -165,9 +198,9 @@ class SketchOperator(ABC):
         if y.ndim not in {1, 2} or y.shape[0] != self.shape[0]:
             raise ValueError(f"`y` (of shape {tuple(y.shape)}) must have {self.shape[0]} rows")
         dtype = torch.promote_types(self.dtype, y.dtype)
-        if y.ndim == 1:
-            return _TransposedProduct.apply(y[:, None], self, row_offset, rows, dtype)[:, 0]
-        return _TransposedProduct.apply(y, self, row_offset, rows, dtype)
+        matrix = y if y.ndim == 2 else y[:, None]
+        out: Tensor = TransposedProduct.apply(matrix, self, row_offset, rows, dtype)
+        return out if y.ndim == 2 else out[:, 0]
 
     def _sum_t(self, y: Tensor, row_offset: int, rows: int, dtype: torch.dtype) -> Tensor:
         step = self._rows_at_once(y.shape[1])
@@ -180,8 +213,7 @@ class SketchOperator(ABC):
 
     def to_dense(self) -> Tensor:
         """Return the m x n matrix itself."""
-        identity = torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
-        return self.apply_t(identity).T
+        return self.apply_t(torch.eye(self.shape[0], dtype=self.dtype, device=self.device)).T
 
     def to(self, *, dtype: torch.dtype | None = None, device: Any = None) -> "SketchOperator":
         """Return the same operator computing in another dtype, or making its entries on another device."""
@@ -221,57 +253,38 @@ class SketchOperator(ABC):
             )
 
 
-class _Product(torch.autograd.Function):
-    """A block of columns of S times a dense matrix; its derivative is the transposed product."""
-
-    @staticmethod
-    def forward(ctx: Any, block: Tensor, operator: SketchOperator, offset: int, dtype: torch.dtype) -> Tensor:
-        ctx.operator, ctx.offset, ctx.rows, ctx.dtype = operator, offset, block.shape[0], block.dtype
-        return operator._sum_dense(block, offset, dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        back = _TransposedProduct.apply(gradient, ctx.operator, ctx.offset, ctx.rows, gradient.dtype)
-        return back.to(ctx.dtype), None, None, None
-
-
-class _TransposedProduct(torch.autograd.Function):
-    """The transpose of a block of columns of S times a dense matrix."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, operator: SketchOperator, offset: int, rows: int, dtype: torch.dtype
-    ) -> Tensor:
-        ctx.operator, ctx.offset, ctx.dtype = operator, offset, y.dtype
-        return operator._sum_t(y, offset, rows, dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        back = _Product.apply(gradient, ctx.operator, ctx.offset, gradient.dtype)
-        return back.to(ctx.dtype), None, None, None, None
-
-
 @dataclass
 class SketchState:
-    """A sketch under way: what has been added up so far, and of which rows.
+    """What has been added up so far of S A, and from which rows of A.
+
+    Two states of one operator that saw different rows are merged by `+`; rows that both saw are refused.
 
     Args:
         kind: The operator's `kind`.
         seed: The operator's seed.
-        shape: The operator's shape.
+        shape: The operator's shape (m, n).
         value: The sum of partial sketches, shape (m, d).
         rows_seen: Disjoint ranges of rows `(start, stop)` that the sum holds, in order.
+
+    Examples:
+        >>> from lemmata.sketching.operators.sparse_sign import SparseSign
+        >>> S, A = SparseSign(20, 100), torch.ones(100, 2, dtype=torch.float64)
+        >>> here, there = SketchState.start(S, 2), SketchState.start(S, 2)
+        >>> here.update(S, A[:30], 0)
+        >>> there.update(S, A[60:], 60)
+        >>> (here + there).rows_seen
+        ((0, 30), (60, 100))
     """
 
     kind: str
     seed: int
     shape: tuple[int, int]
     value: Tensor
-    rows_seen: tuple[tuple[int, int], ...] = ()
+    rows_seen: Ranges = ()
 
     @classmethod
     def start(cls, operator: SketchOperator, columns: int, *, device: Any = "cpu") -> "SketchState":
-        """Return the sketch of no rows yet of a matrix with so many columns."""
+        """Return the sketch of no rows yet, of a matrix of so many columns."""
         value = torch.zeros(operator.shape[0], columns, dtype=operator.dtype, device=device)
         return cls(operator.kind, operator.seed, operator.shape, value)
 
@@ -280,22 +293,30 @@ class SketchState:
         """Whether every row has been seen."""
         return self.rows_seen == ((0, self.shape[1]),)
 
+    def has_seen(self, start: int, stop: int) -> bool:
+        """Whether the sum holds all of rows `start : stop`."""
+        return any(first <= start and stop <= last for first, last in self.rows_seen)
+
     def update(
         self, operator: SketchOperator, block: Tensor, row_offset: int, *, check_finite: bool = False
     ) -> None:
-        """Add a block of rows.
+        """Add a block of rows (r, d), or (r,) where d is 1, in place.
 
         Raises:
-            ValueError: Where the operator is not the state's, or the rows were seen before.
+            ValueError: Where the operator is not the state's, the columns are not d, or rows come again.
         """
-        self._check_same(SketchState.start(operator, 0))
+        self._check_same((operator.kind, operator.seed, operator.shape, self.value.shape[1]))
+        columns = block.shape[1] if block.ndim == 2 else 1
+        if columns != self.value.shape[1]:
+            raise ValueError(f"`block` (of {columns} columns) must have {self.value.shape[1]} columns")
         rows_seen = _merge_ranges(self.rows_seen, ((row_offset, row_offset + block.shape[0]),))
-        self.value += operator.partial(block, row_offset, check_finite=check_finite)
+        part = operator.partial(block.detach(), row_offset, check_finite=check_finite)
+        self.value += part.reshape(self.value.shape)
         self.rows_seen = rows_seen
 
     def __add__(self, other: "SketchState") -> "SketchState":
         """Merge two states of the same operator that saw different rows."""
-        self._check_same(other)
+        self._check_same((other.kind, other.seed, other.shape, other.value.shape[1]))
         rows_seen = _merge_ranges(self.rows_seen, other.rows_seen)
         return SketchState(self.kind, self.seed, self.shape, self.value + other.value, rows_seen)
 
@@ -310,30 +331,31 @@ class SketchState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over a copy of what `state_dict` returned for the same operator.
+
+        Raises:
+            ValueError: Where it was saved for another operator or another number of columns.
+        """
         m, n = state["shape"]
-        rows_seen = tuple((int(start), int(stop)) for start, stop in state["rows_seen"])
-        found = SketchState(str(state["kind"]), int(state["seed"]), (m, n), state["value"], rows_seen)
-        self._check_same(found)
-        self.value, self.rows_seen = found.value, found.rows_seen
+        value = state["value"]
+        self._check_same((state["kind"], state["seed"], (m, n), value.shape[1]))
+        self.value = value.to(self.value, copy=True)
+        self.rows_seen = tuple((int(start), int(stop)) for start, stop in state["rows_seen"])
 
-    def _check_same(self, other: "SketchState") -> None:
-        for name in ("kind", "seed", "shape"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                plural = f"{name}s"
-                raise ValueError(f"cannot merge sketches with different {plural}: {mine} and {theirs}")
+    def _check_same(self, other: tuple[Any, ...]) -> None:
+        mine = (self.kind, self.seed, self.shape, self.value.shape[1])
+        names = ("kinds", "seeds", "shapes", "numbers of columns")
+        for name, ours, theirs in zip(names, mine, other, strict=True):
+            if ours != theirs:
+                raise ValueError(f"cannot merge sketches with different {name}: {ours} and {theirs}")
 
 
-def _merge_ranges(
-    first: tuple[tuple[int, int], ...], second: tuple[tuple[int, int], ...]
-) -> tuple[tuple[int, int], ...]:
-    """Return the union of ranges as sorted, disjoint, maximal ranges; overlaps are refused."""
+def _merge_ranges(first: Ranges, second: Ranges) -> Ranges:
+    """Return the union of ranges as sorted, disjoint ranges that do not touch; overlaps are refused."""
     merged: list[tuple[int, int]] = []
     for start, stop in sorted(piece for piece in first + second if piece[0] < piece[1]):
         if merged and start < merged[-1][1]:
-            overlap = min(stop, merged[-1][1])
-            raise ValueError(f"rows {start}:{overlap} were sketched already")
+            raise ValueError(f"rows {start}:{min(stop, merged[-1][1])} were sketched already")
         if merged and start == merged[-1][1]:
             merged[-1] = (merged[-1][0], stop)
         else:
