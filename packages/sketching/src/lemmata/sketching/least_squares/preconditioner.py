@@ -1,41 +1,44 @@
 r"""A sketch turned into coordinates in which tall data is well conditioned.
 
-If $S A = Q R$ for a sketch $S$ that keeps lengths within $1 \pm t$, then $A R^{-1}$ has singular values within
-$[1/(1 + t), 1/(1 - t)]$ however ill conditioned $A$ is. `Preconditioner` is $R^{-1}$: applied to blocks of rows from
-the right, to coefficients from the left, and small enough to be sent to every worker.
+If $S A = Q R$ for a sketch $S$ that keeps lengths within $1 \pm t$, then $A R^{-1}$ has singular values
+within $[1/(1 + t), 1/(1 - t)]$ however ill conditioned $A$ is. `Preconditioner` is $R^{-1}$: applied to
+blocks of rows from the right, to coefficients from the left, and small enough to be sent to every worker.
 
 References:
-    V. Rokhlin, M. Tygert, A fast randomized algorithm for overdetermined linear least-squares regression, 2008.
+    V. Rokhlin, M. Tygert, A fast randomized algorithm for overdetermined linear least-squares regression,
+    2008.
 
 Axis letters: n rows of the data, m rows of the sketch, d columns, r rank, c targets.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Preconditioner", "sketched_qr"]
+__all__ = ["Preconditioner"]
 
 
 @dataclass(frozen=True)
 class Preconditioner:
     r"""The inverse $R^{-1}$ (d, r) of a sketch's triangular factor, or its pseudo-inverse.
 
-    Columns are scaled to unit length before the factorisation, so that neither `rcond` nor the rank depends on
-    their units. At full rank `factor` is the triangle $R$ and both sides use substitution: a product with an explicit
-    inverse would lose the digits that this method is for. Otherwise `factor` is $R^{-1} = D^{-1} V \Sigma^{-1}$
-    from a singular value decomposition of the scaled sketch, which is as stable since every column is a multiple of
-    an orthonormal one, and `solve` removes the component along `null`: the solution has minimum norm.
+    Columns are scaled to unit length before the factorisation, so that neither `rcond` nor the rank depends
+    on their units. At full rank `factor` is the triangle $R$ and both sides use substitution: a product with
+    an explicit inverse has no backward stability to offer. Otherwise `factor` is
+    $R^{-1} = D^{-1} V \Sigma^{-1}$ from a singular value decomposition of the scaled sketch, as stable since
+    each of its columns is a multiple of an orthonormal one, and `solve` removes what lies along `null`: the
+    solution has minimum norm.
 
     Args:
         factor: The triangle $R$ (d, d) at full rank, otherwise the pseudo-inverse (d, r).
         null: Orthonormal basis (d, d - r) of the directions that the data does not see.
-        condition: Condition number of the factor with unit columns, an upper bound within a factor d.
+        condition: Frobenius norm of the inverse of the factor with unit columns: its condition number up to
+            a factor between $1 / \sqrt{d}$ and $\sqrt{d}$.
         shape: Rows and columns of the data.
         sketch_rows: Rows of the sketch, m.
         ridge: The penalty that was appended to the sketch.
@@ -63,36 +66,35 @@ class Preconditioner:
         Args:
             sketch_of_A: $S A$, shape (m, d), or $A$ itself.
             n: Rows of the data, which bound the rank.
-            rcond: Singular values of the scaled sketch below `rcond` times the largest count as zero; default
-                is the unit of rounding of the sketch's type times d.
+            rcond: Singular values of the scaled sketch below `rcond` times the largest count as zero.
+                Default: the unit of rounding of the sketch's type times d. (Times n, as libraries do for
+                all rows, would call a matrix of a million rows and condition 1e10 deficient.)
             ridge: Penalty $\rho \ge 0$ of $\rho \lVert x \rVert^2$, in the units of the unscaled columns.
 
         Raises:
-            ValueError: Where the sketch is not a matrix, has no columns or is not finite, or `ridge` or `rcond` is
-                out of range.
+            ValueError: Where the sketch is not a matrix, has no columns or is not finite, or `ridge` or
+                `rcond` is out of range.
             TypeError: Where the sketch is not real and floating.
         """
         _check_sketch(sketch_of_A, ridge, rcond)
         m, d = sketch_of_A.shape
+        tolerance = torch.finfo(sketch_of_A.dtype).eps * d if rcond is None else rcond
         y = sketch_of_A.detach().to(torch.float64)
         if ridge:
             y = torch.cat((y, math.sqrt(ridge) * _identity(d, y)))
         scale = _column_norms(y)
-        y = y / scale
-        r = torch.linalg.qr(y, mode="r").R
-        tolerance = torch.finfo(sketch_of_A.dtype).eps * d if rcond is None else rcond
-        condition = _condition(r)
-        null = y.new_empty((d, 0))
-        if condition * tolerance < 1:
-            return cls(r * scale, null, condition, (n, d), m, float(ridge))
+        r = torch.linalg.qr(y / scale, mode="r").R
+        condition = _inverse_norm(r)
+        if condition * math.sqrt(d) * tolerance < 1:  # the largest singular value is at most sqrt(d)
+            return cls(r * scale, y.new_empty((d, 0)), condition, (n, d), m, float(ridge))
         _, sigma, vh = torch.linalg.svd(r, full_matrices=True)
         rank = int((sigma > tolerance * sigma[0]).sum()) if len(sigma) else 0
         rank = rank if ridge else min(rank, n)
+        condition = float(torch.linalg.vector_norm(1 / sigma[:rank]))
         if rank == d:
-            return cls(r * scale, null, float(sigma[0] / sigma[-1]), (n, d), m, float(ridge))
+            return cls(r * scale, y.new_empty((d, 0)), condition, (n, d), m, float(ridge))
         inverse = vh[:rank].T / sigma[:rank] / scale[:, None]
         null = torch.linalg.qr(vh[rank:].T / scale[:, None]).Q
-        condition = float(sigma[0] / sigma[rank - 1]) if rank else 1.0
         return cls(inverse, null, condition, (n, d), m, float(ridge))
 
     @property
@@ -102,36 +104,38 @@ class Preconditioner:
 
     @property
     def distortion(self) -> float:
-        r"""The distortion $\sqrt{r / m}$ that a sketch of this size has in theory; 0 where there was none."""
-        return 0.0 if self.sketch_rows >= self.shape[0] else min(math.sqrt(self.rank / self.sketch_rows), 1.0)
+        r"""What a sketch of this size is expected to distort, $\sqrt{r / m}$; 0 where it holds all rows."""
+        if self.sketch_rows == self.shape[0]:
+            return 0.0
+        return min(math.sqrt(self.rank / self.sketch_rows), 1.0)
 
     def right(self, block: Float[Tensor, "rows d"]) -> Float[Tensor, "rows r"]:
-        r"""Return the rows in the new coordinates, `block` times $R^{-1}$, in float64."""
-        block = (block if block.layout == torch.strided else block.to_dense()).to(self.factor.dtype)
+        r"""Return rows in the new coordinates, `block` times $R^{-1}$, in float64; dense or CSR rows."""
+        dense = (block if block.layout == torch.strided else block.to_dense()).to(self.factor.dtype)
         if self.null.shape[1]:
-            return block @ self.factor
-        return torch.linalg.solve_triangular(self.factor, block, upper=True, left=False)
+            return dense @ self.factor
+        # The transposed system reads row-major blocks in the order that BLAS wants.
+        return _substitute(self.factor.T, dense.T, upper=False).T
 
     def solve(self, z: Float[Tensor, "r c"]) -> Float[Tensor, "d c"]:
         r"""Return coefficients of the original columns, $R^{-1} z$."""
         if self.null.shape[1]:
             x = self.factor @ z
             return x - self.null @ (self.null.T @ x)
-        return torch.linalg.solve_triangular(self.factor, z, upper=True)
+        return _substitute(self.factor, z, upper=True)
 
     def solve_t(self, g: Float[Tensor, "d c"]) -> Float[Tensor, "r c"]:
         r"""Return $R^{-\top} g$, the adjoint of `solve`."""
         if self.null.shape[1]:
             return self.factor.T @ (g - self.null @ (self.null.T @ g))
-        return torch.linalg.solve_triangular(self.factor.T, g, upper=False)
+        return _substitute(self.factor.T, g, upper=False)
 
     def forward(self) -> Float[Tensor, "r d"]:
-        r"""Return $R$ itself, or the pseudo-inverse of `solve`'s matrix where the rank is deficient."""
-        return (
-            torch.linalg.pinv(self.solve(_identity(self.rank, self.factor)))
-            if self.null.shape[1]
-            else self.factor
-        )
+        r"""Return $R$ itself: the triangle, or the pseudo-inverse of what `solve` multiplies with."""
+        if not self.null.shape[1]:
+            return self.factor
+        matrix: Tensor = torch.linalg.pinv(self.solve(_identity(self.rank, self.factor)), rtol=0.0)
+        return matrix
 
     def to(self, device: Any) -> "Preconditioner":
         """Return it on another device."""
@@ -141,22 +145,13 @@ class Preconditioner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values, which `torch.load` reads with `weights_only=True`."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "Preconditioner":
         """Build from what `state_dict` returned."""
-        return cls(**{**state, "shape": tuple(state["shape"])})
-
-
-def sketched_qr(A: Any, sketch: Any = None, *, seed: int = 0) -> Float[Tensor, "d d"]:
-    r"""Return the triangular factor R of a sketch of A, for which A R^{-1} is well conditioned."""
-    raise NotImplementedError
-
-
-def _identity(size: int, like: Tensor) -> Tensor:
-    """Return an identity matrix of a tensor's type and device."""
-    return torch.eye(size, dtype=like.dtype, device=like.device)
+        n, d = state["shape"]
+        return cls(**{**state, "shape": (int(n), int(d))})
 
 
 def _check_sketch(y: Tensor, ridge: float, rcond: float | None) -> None:
@@ -175,16 +170,26 @@ def _check_sketch(y: Tensor, ridge: float, rcond: float | None) -> None:
 
 def _column_norms(y: Tensor) -> Tensor:
     """Return the columns' lengths without overflow, 1 for a column of zeros."""
-    largest = y.abs().amax(0)
+    largest = y.abs().amax(0) if len(y) else y.new_zeros(y.shape[1])
     largest = torch.where(largest > 0, largest, 1)
     norm = torch.linalg.vector_norm(y / largest, dim=0) * largest
     return torch.where(norm > 0, norm, 1)
 
 
-def _condition(r: Tensor) -> float:
-    """Return a bound, at most d times too large, of a triangle's condition number; inf where it is not square."""
+def _inverse_norm(r: Tensor) -> float:
+    """Return the Frobenius norm of a triangle's inverse, inf where there is none."""
     if r.shape[0] < r.shape[1] or not bool((r.diagonal() != 0).all()):
         return math.inf
-    inverse = torch.linalg.solve_triangular(r, _identity(len(r), r), upper=True)
-    condition = float(torch.linalg.vector_norm(r) * torch.linalg.vector_norm(inverse))
-    return condition if math.isfinite(condition) else math.inf
+    norm = float(torch.linalg.vector_norm(_substitute(r, _identity(len(r), r), upper=True)))
+    return norm if math.isfinite(norm) else math.inf
+
+
+def _identity(size: int, like: Tensor) -> Tensor:
+    """Return an identity matrix of a tensor's type and device."""
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
+def _substitute(triangle: Tensor, y: Tensor, *, upper: bool) -> Tensor:
+    """Solve a triangular system."""
+    solution: Tensor = torch.linalg.solve_triangular(triangle, y, upper=upper)
+    return solution
