@@ -23,6 +23,10 @@ def add(left: int, right: float, *, out: Path, sizes: list[int] = [1, 2], twice:
     """
     out.write_text(f"{(left + right) * (2 if twice else 1)} {sizes}")
 
+def join(parts: list[Path], last: str, *, out: Path, names: list[str] | None = None) -> None:
+    """Join files' names."""
+    out.write_text("|".join([*map(str, parts), last, *(names or [])]))
+
 def fail(kind: str) -> None:
     """Fail as asked."""
     if kind == "value":
@@ -84,7 +88,11 @@ def app(tmp_path, monkeypatch):
     return App(
         "tiny",
         "A tiny app.",
-        {"add": Verb("kit_trial_verbs:add", "Add numbers"), "fail": Verb("kit_trial_verbs:fail", "Fail")},
+        {
+            "add": Verb("kit_trial_verbs:add", "Add numbers"),
+            "join": Verb("kit_trial_verbs:join", "Join names"),
+            "fail": Verb("kit_trial_verbs:fail", "Fail"),
+        },
         TrainingVerbs(
             "kit_trial_training:Model",
             "kit_trial_training:Data",
@@ -145,9 +153,24 @@ def test_flags_and_lists_are_written_as_people_write_them(app, tmp_path, options
 
 
 @pytest.mark.parametrize(
+    ("arguments", "joined"),
+    [
+        (["a.csv", "z"], "a.csv|z"),
+        (["a.csv", "b, c.csv", "z"], "a.csv|b, c.csv|z"),
+        (["--names", "n", "--out", "joined", "a.csv", "z"], "a.csv|z|n"),
+        (["a.csv", "z", "--names", "a [1]", "b"], "a.csv|z|a [1]|b"),
+        (["--out=joined", "a.csv", "b.csv", "z"], "a.csv|b.csv|z"),
+    ],
+)
+def test_positional_lists_take_what_single_ones_leave(app, tmp_path, arguments, joined):
+    assert main(app, ["join", *arguments, "--out", str(tmp_path / "joined")]) == 0
+    assert (tmp_path / "joined").read_text() == joined
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nope"], 2, "error: unknown verb 'nope'; expected one of fit, validate, test, add, fail"),
+        (["nope"], 2, "error: unknown verb 'nope'; expected one of fit, validate, test, add, join, fail"),
         (["fail", "value"], 2, "error: this is wrong"),
         (["fail", "file"], 2, "error: /nowhere/at/all: No such file or directory"),
         (["fail", "interrupt"], 130, "interrupted"),

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import inspect
 import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -193,30 +194,54 @@ def _run_function(app: App, verb: str, arguments: list[str]) -> None:
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=options)
     parser.add_function_arguments(function, as_group=False, skip=every - options)
     hints = {name: str(parameter.annotation) for name, parameter in parameters.items()}
-    parsed = parser.parse_args(_as_written(arguments, hints))
+    places = [name for name in parameters if name not in options]
+    parsed = parser.parse_args(_as_written(arguments, hints, places))
     parsed.pop("config", None)
     function(**parser.instantiate(parsed).as_dict())
 
 
-def _as_written(arguments: list[str], hints: Mapping[str, str]) -> list[str]:
+def _as_written(arguments: list[str], hints: Mapping[str, str], places: Sequence[str]) -> list[str]:
     """Return arguments as jsonargparse wants them: values of a flag and brackets round a list.
 
-    People write `--force` and `--res 16 32`; jsonargparse reads `--force=true` and `--res=[16,32]`.
+    People write `a.csv b.csv --force --res 16 32`; jsonargparse reads `["a.csv","b.csv"] --force=true
+    --res=[16,32]`.
+
+    Args:
+        arguments: What people wrote.
+        hints: Types of the verb's parameters.
+        places: Names of the positional ones, in order; one of them may be a list.
     """
-    written: list[str] = []
+    options: list[str] = []
+    bare: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        hint = hints.get(argument.removeprefix("--"), "") if argument.startswith("--") else ""
+        if not argument.startswith("--"):
+            bare.append(argument)
+            continue
+        name = argument.removeprefix("--")
         values = list(itertools.takewhile(lambda value: not value.startswith("--"), rest))
-        if "bool" in hint and values[:1] not in (["true"], ["false"]):
-            written.append(f"{argument}=true")
-        elif "list" in hint and len(values) > 1:
-            written.append(f"{argument}=[{','.join(values)}]")
+        if "bool" in hints.get(name, "") and values[:1] not in (["true"], ["false"]):
+            options.append(f"{argument}=true")
+        elif "list" in hints.get(name, "") and values:
+            options.append(f"{argument}={_as_list(values, hints[name])}")
             del rest[: len(values)]
-        else:
-            written.append(argument)
-    return written
+        else:  # `--name=value` has its value already
+            options += [argument, *([] if "=" in name else values[:1])]
+            del rest[: 0 if "=" in name else 1 if values else 0]
+    for place, name in enumerate(places):
+        if "list" in hints[name] and (taken := bare[place : len(bare) - (len(places) - place - 1)]):
+            bare[place : place + len(taken)] = [_as_list(taken, hints[name])]
+    return bare + options
+
+
+def _as_list(values: list[str], hint: str) -> str:
+    """Return values as a list that jsonargparse reads; one that is a list, or may stand alone, as it is."""
+    if len(values) == 1 and (values[0].startswith("[") or values[0] == "null" or "| str" in hint):
+        return values[0]
+    if "str" in hint or "Path" in hint:
+        return json.dumps(values, ensure_ascii=False)
+    return f"[{','.join(values)}]"
 
 
 def _load(target: str) -> Callable[..., Any]:
