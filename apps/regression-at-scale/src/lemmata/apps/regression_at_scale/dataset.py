@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lemmata.apps.regression_at_scale.encoding import Encoder, Rows
-from lemmata.apps.regression_at_scale.schema import Selection
+from lemmata.apps.regression_at_scale.schema import CATEGORICAL, NUMERIC, Selection
 from lemmata.apps.regression_at_scale.sources.part import Block, Chunk
 from lemmata.apps.regression_at_scale.sources.table import Table
 from lemmata.sketching.stream import RowBlocks
@@ -88,9 +88,12 @@ class Dataset:
         if self.dtype not in {torch.float64, torch.float32}:
             raise ValueError(f"`dtype` (={self.dtype}) must be torch.float64 or torch.float32")
         known = {column.name: column for column in self.table.columns}
+        path, text = self.table.parts[0].path, self.encoder.selection.categorical
         for name in self._columns():
             if name not in known:
-                raise ValueError(f"{self.table.parts[0].path}: lacks column {name!r}")
+                raise ValueError(f"{path}: lacks column {name!r}")
+            if known[name].kind not in ({NUMERIC, CATEGORICAL} if name in text else {NUMERIC}):
+                raise ValueError(f"{path}: column {name!r} is {known[name].type}, but must be numeric")
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:

@@ -99,6 +99,8 @@ class Encoder:
             _check_length("means", self.means, numeric)
         if self.standardise:
             _check_length("scales", self.scales, numeric)
+            if not all(scale > 0 for scale in self.scales):
+                raise ValueError(f"`scales` must be positive; the least is {min(self.scales)}")
 
     @staticmethod
     def needs_moments(selection: Selection, *, impute: str = "error", standardise: bool = False) -> bool:

@@ -51,7 +51,8 @@ def scan_csv(path: str, chunk_rows: int, delimiter: str | None = None, like: Sca
     Raises:
         ValueError: Where the file is compressed, not in UTF-8, or its header or head is broken.
     """
-    separator = delimiter or ("\t" if path.lower().endswith(".tsv") else ",")
+    usual = "\t" if path.lower().endswith(".tsv") else ","
+    separator = usual if delimiter is None else delimiter
     if len(separator) != 1 or separator in '"\r\n':
         raise ValueError(f"`delimiter` (={delimiter!r}) must be one character, not a quote or line end")
     head, starts = _head(path)
