@@ -109,9 +109,15 @@ def linf_regression(
         >>> bool((fit.x - torch.linalg.lstsq(a, b[:, None]).solution[:, 0]).abs().max() <= fit.linf_bound)
         True
     """
+    for name, data in (("a", a), ("b", b)):
+        if isinstance(data, Tensor) and not data.is_floating_point():
+            raise TypeError(f"`{name}` (of {data.dtype}) must be a real floating type")
     blocks = as_row_blocks(a)
     n, d = blocks.shape
-    _check_problem(blocks, b)
+    if not 1 <= d <= n:
+        raise ValueError(f"`a` (of shape {(n, d)}) must have from 1 to n columns")
+    if b.ndim not in {1, 2} or b.shape[0] != n:
+        raise ValueError(f"`b` (of shape {tuple(b.shape)}) must have {n} rows")
     m = _sketch_rows(eps, m, d, n, delta, kind)
     targets = b if b.ndim == 2 else b[:, None]
     begun = blocks.passes
@@ -141,10 +147,11 @@ def linf_bound(
 ) -> float:
     r"""Return what the error of every coefficient of a sketched solution stays below.
 
-    With probability about $1 - \delta$ over sketches, $\lVert x - x^* \rVert_\infty \le 1.1\, \lVert A x^*
-    - b \rVert \max_i \sqrt{[(A^\top A)^{-1}]_{ii}} \sqrt{2 \ln(2 d / \delta) / (m - d)}$: errors are very
-    nearly normal, each with the standard deviation that this has without the logarithm, and a tenth is
-    added for the rest. It is a law of practice; what is proved are `oce_constants`.
+    With probability about $1 - \delta$ over sketches, every $\lvert x_i - x^*_i \rvert$ is at most $1.1\,
+    \lVert A x^* - b \rVert \sigma \sqrt{2 \ln(2 d / \delta) / (m - d)}$ where $\sigma^2$ is the largest
+    entry on the diagonal of $(A^\top A)^{-1}$. The errors are very nearly normal, with the standard
+    deviation that this is without the logarithm, and a tenth is added for the rest. It is a law of
+    practice; what is proved are `oce_constants`.
 
     Args:
         a_or_r: The data, of full column rank, or the triangular factor R of it, or of a sketch of it.
@@ -343,17 +350,6 @@ def _check(kind: str, *, delta: float, m: int | None = None, d: int = 0) -> str:
     if m is not None and m <= d:
         raise ValueError(f"`m` (={m}) must exceed the {d} columns of the data")
     return family
-
-
-def _check_problem(blocks: RowBlocks, b: Tensor) -> None:
-    n, d = blocks.shape
-    for name, dtype in (("a", blocks.dtype), ("b", b.dtype)):
-        if not dtype.is_floating_point:
-            raise TypeError(f"`{name}` (of {dtype}) must be a real floating type")
-    if not 1 <= d <= n:
-        raise ValueError(f"`a` (of shape {(n, d)}) must have from 1 to n columns")
-    if b.ndim not in {1, 2} or b.shape[0] != n:
-        raise ValueError(f"`b` (of shape {tuple(b.shape)}) must have {n} rows")
 
 
 def _sketch_rows(eps: float | None, m: int | None, d: int, n: int, delta: float, kind: str) -> int:

@@ -111,7 +111,7 @@ class TensorSRHT(SketchOperator):
         flat = x.reshape(len(x), -1)
         signed = flat * range_signs(self.seed, 0, len(x), stream, x)[:, None]
         padded = torch.nn.functional.pad(signed, (0, 0, 0, p - len(x)))
-        return fwht(padded, normalize=False).index_select(0, chosen).reshape(-1, *x.shape[1:])
+        return fwht(padded, normalize=False).index_select(0, chosen).reshape(len(chosen), *x.shape[1:])
 
     def _rows_at_once(self, columns: int) -> int:
         rows = rows_of_a_transform(self.shape[0], columns)
