@@ -62,7 +62,7 @@ def huber_regression(
         >>> fit.x  # (0 + 1 + 2 + 1.5) / 3: the outlier pulls with 1.5
         tensor([1.5000])
         >>> fit.cost
-        tensor(447.7500, dtype=torch.float64)
+        tensor(448., dtype=torch.float64)
     """
     loss = HuberLoss(float(delta))
     check_stops(tol, max_iter)

@@ -97,13 +97,14 @@ class PowerLoss:
         """Return the weights of iteratively reweighted least squares; `mu` smooths them where p < 2."""
         return lp_weights(residual, self.p, mu if self.p < 2 else 0.0)
 
-    def curvature(self, residual: Float[Tensor, "..."], mu: float = 0.0) -> Float[Tensor, "..."]:
-        """Return the derivative of `weights(r) r`, the second derivative of the smoothed loss."""
+    def curvatures(self, residual: Float[Tensor, " n"], mu: float = 0.0) -> Float[Tensor, "h n"]:
+        """Return the derivative of `weights(r) r`, the second derivative of the smoothed loss: h is 1."""
         weights: Tensor = self.weights(residual, mu)
         if self.p >= 2 or mu == 0:
-            return (self.p - 1) * weights
+            return (self.p - 1) * weights[None]
         share = torch.square(residual / torch.hypot(residual, torch.full_like(residual, mu)))
-        return (1 + (self.p - 2) * share) * weights
+        curvature: Tensor = (1 + (self.p - 2) * share) * weights
+        return curvature[None]
 
     def dual_value(self, linear: Tensor, log_size: Tensor, peak: Tensor) -> Tensor:
         """Return the lower bound that a dual vector's sums give, never below 0."""
@@ -112,8 +113,8 @@ class PowerLoss:
 
     def radius(self, cost: Tensor, rows: int) -> Tensor:
         r"""Return a bound of $\|w^{1/p} (r - r^*)\|_2$, where r costs `cost` and the best r* no more."""
-        root: Tensor = cost ** (1 / self.p)
-        return 2 * root * float(rows) ** max(0.0, 0.5 - 1 / self.p)
+        reach: Tensor = 2 * float(rows) ** max(0.0, 0.5 - 1 / self.p) * cost ** (1 / self.p)
+        return reach
 
     def radius_weights(self, weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return the weights of squares under which `radius` holds."""
@@ -159,10 +160,15 @@ class HuberLoss:
         del mu
         return huber_weights(residual, self.delta)
 
-    def curvature(self, residual: Float[Tensor, "..."], mu: float = 0.0) -> Float[Tensor, "..."]:
-        """Return 1 where the loss is a square, else 0."""
+    def curvatures(self, residual: Float[Tensor, " n"], mu: float = 0.0) -> Float[Tensor, "h n"]:
+        r"""Return two: 1 where the loss is a square, and there $1 - (r / \delta)^2$, 0 elsewhere.
+
+        The first makes Newton's step. The second leaves a dual vector in its bounds, since a residual next to
+        the threshold has no room to move, and so makes the better bound.
+        """
         del mu
-        return (residual.abs() <= self.delta).to(residual.dtype)
+        room = 1 - torch.square(residual / self.delta)
+        return torch.stack(((room >= 0).to(residual.dtype), room.clamp(min=0)))
 
     def dual_value(self, linear: Tensor, log_size: Tensor, peak: Tensor) -> Tensor:
         """Return the lower bound that a dual vector's sums give, never below 0."""

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Problem", "pose"]
+__all__ = ["Problem", "orthonormal_basis", "pose"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +23,11 @@ class Problem:
     Args:
         A: The matrix, float64, without rows of weight 0.
         b: Right-hand sides, float64.
-        weights: Weights of the losses, positive.
+        weights: Weights of the losses, positive, 1 on average.
         scale: Scales of the rows, a power of the weights.
         Q: Orthonormal basis of the columns of `scale * A`.
         back: Takes coordinates in `Q` to coefficients.
+        mean_weight: What the weights were on average.
     """
 
     A: Float[Tensor, "n d"]
@@ -35,6 +36,7 @@ class Problem:
     scale: Float[Tensor, " n"]
     Q: Float[Tensor, "n r"]
     back: Float[Tensor, "d r"]
+    mean_weight: float
 
     @property
     def rank(self) -> int:
@@ -77,9 +79,11 @@ def pose(
     if bool((weight == 0).any()):
         kept = weight > 0
         wide_a, wide_b, weight = wide_a[kept], wide_b[kept], weight[kept]
+    mean_weight = weight.mean().item()
+    weight = weight / mean_weight
     scale = weight**power
-    Q, back = _basis(wide_a * scale[:, None], rcond)
-    return Problem(wide_a, wide_b, weight, scale, Q, back)
+    Q, back = orthonormal_basis(wide_a * scale[:, None], rcond)
+    return Problem(wide_a, wide_b, weight, scale, Q, back, mean_weight)
 
 
 def _check_types(arguments: dict[str, Tensor]) -> None:
@@ -119,7 +123,7 @@ def _check_entries(arguments: dict[str, Tensor]) -> None:
         )
 
 
-def _basis(A: Tensor, rcond: float) -> tuple[Tensor, Tensor]:
+def orthonormal_basis(A: Tensor, rcond: float) -> tuple[Tensor, Tensor]:
     """Return an orthonormal basis of the columns of `A`, and the matrix from coordinates to least-norm x."""
     length = torch.linalg.vector_norm(A, dim=0)
     unit = torch.where(length > 0, length, 1.0)

@@ -156,7 +156,7 @@ def finish(
     ]
     cost = torch.stack(losses) if solved else unit
     gap = (cost - bound).clamp(min=0)
-    factor = unit ** (2 if isinstance(loss, HuberLoss) else loss.p)
+    factor = problem.mean_weight * unit ** (2 if isinstance(loss, HuberLoss) else loss.p)
     shape = like.shape[1:]
     return LpResult(
         x=x.reshape(len(x), *shape),
@@ -211,7 +211,8 @@ def _solve_column(
         begin = z if x0 is None else Q.mT @ (problem.scale * (problem.A @ x0)) / unit
         found += [iterate for iterate in solve(Q, right, begin, box) if bool(torch.isfinite(iterate.z).all())]
         costs, bounds = _judge(problem, loss, right, box, found)
-    least = min(range(len(found)), key=lambda i: costs[i])
+    # Among equals up to rounding the last, which is a vertex where there are several.
+    least = max(i for i, cost in enumerate(costs) if cost <= min(costs) * (1 + 1e-14))
     return _Column(
         x=unit * (problem.back @ found[least].z),
         unit=unit,
