@@ -212,8 +212,9 @@ def _improve(
         gap = (cost - bound) / cost if cost > 0 else 0.0
         if rtol is None or gap <= rtol:
             break
-        # The best smoothing is about as large as what is still to be gained, which falls with every round.
-        levels = tuple(mu / 10 for mu in levels)
+        # The smoothing that helped is about as large as what was still to be gained: go on from there.
+        finest = levels[level] if place else 0.3 * levels[0]
+        levels = (finest, 0.1 * finest, 0.01 * finest) if finest else levels
     return coefficients, {
         "cost": cost,
         "lower_bound": bound,
