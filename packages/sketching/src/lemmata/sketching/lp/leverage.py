@@ -67,13 +67,13 @@ def leverage_scores(A: Tensor | RowBlocks, method: str = "auto", seed: int = 0) 
     n, d = A.shape
     sketch_rows = 8 * d + 200
     if method == "sketch" and sketch_rows < n:
-        return _sketched(as_row_blocks(A), sketch_rows, seed)
-    if isinstance(A, Tensor) and A.layout == torch.strided:
-        return _dense(A)
-    blocks = as_row_blocks(A)
-    whiten = whitening(triangular_factor(blocks), blocks.dtype)
-    warn_of_rank(whiten.shape[1], d)
-    return _squared_norms(blocks, whiten).clamp(max=1).to(blocks.dtype)
+        scores, rank = _sketched(as_row_blocks(A), sketch_rows, seed)
+    elif isinstance(A, Tensor) and A.layout == torch.strided:
+        scores, rank = _dense(A)
+    else:
+        scores, rank = _streamed(as_row_blocks(A))
+    warn_of_rank(rank, d)
+    return scores.clamp(max=1).to(A.dtype)
 
 
 def check_matrix(A: Tensor | RowBlocks) -> None:
@@ -92,7 +92,7 @@ def warn_of_rank(rank: int, columns: int) -> None:
     """Warn where a matrix has not full column rank."""
     if rank < columns:
         message = f"the matrix has rank {rank} of {columns} columns: scores are those of its column space"
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def whitening(
@@ -134,19 +134,24 @@ def triangular_factor(blocks: RowBlocks) -> Float[Tensor, "m d"]:
     return factor
 
 
-def _dense(A: Tensor) -> Tensor:
-    """Return exact scores, which are differentiable, from an explicit orthonormal basis."""
+def _dense(A: Tensor) -> tuple[Tensor, int]:
+    """Return exact scores, which are differentiable, from an explicit orthonormal basis; and the rank."""
     q, r = torch.linalg.qr(A.double())
     whiten = whitening(r.detach(), A.dtype)
-    warn_of_rank(whiten.shape[1], A.shape[1])
-    if whiten.shape[1] < A.shape[1]:
+    rank = whiten.shape[1]
+    if rank < A.shape[1]:
         q = q @ (r @ whiten)
-    scores = q.square().sum(1).clamp(max=1)
-    return torch.where(A.detach().abs().amax(1) > 0, scores, 0.0).to(A.dtype)
+    return torch.where(A.detach().abs().amax(1) > 0, q.square().sum(1), 0.0), rank
 
 
-def _sketched(blocks: RowBlocks, sketch_rows: int, seed: int) -> Tensor:
-    """Return scores in two passes: a sketch, then norms, scaled so that they sum to the rank."""
+def _streamed(blocks: RowBlocks) -> tuple[Tensor, int]:
+    """Return exact scores and the rank in two passes."""
+    whiten = whitening(triangular_factor(blocks), blocks.dtype)
+    return _squared_norms(blocks, whiten), whiten.shape[1]
+
+
+def _sketched(blocks: RowBlocks, sketch_rows: int, seed: int) -> tuple[Tensor, int]:
+    """Return scores in two passes, a sketch and norms, scaled so that they sum to the rank; and the rank."""
     n, d = blocks.shape
     operator = SparseSign(sketch_rows, n, seed=seed, device=blocks.device)
     sketch = torch.zeros((sketch_rows, d), dtype=torch.float64, device=blocks.device)
@@ -155,16 +160,13 @@ def _sketched(blocks: RowBlocks, sketch_rows: int, seed: int) -> Tensor:
         sketch += operator.partial(block, offset)
     whiten = whitening(sketch, blocks.dtype)
     rank = whiten.shape[1]
-    warn_of_rank(rank, d)
     directions = math.ceil(8 * math.log(n))
     if 2 * directions < rank:
-        gaussian = normals(
-            seed, torch.arange(rank, device=blocks.device), directions, stream=_DIRECTIONS_STREAM
-        )
-        whiten = whiten @ gaussian.mT
+        index = torch.arange(rank, device=blocks.device)
+        whiten = whiten @ normals(seed, index, directions, stream=_DIRECTIONS_STREAM).mT
     scores = _squared_norms(blocks, whiten)
     # The inverse of a sketched Gram matrix is too large by m / (m - d - 1) on average; the sum is known.
-    return (scores * (rank / scores.sum().clamp(min=1e-300))).clamp(max=1).to(blocks.dtype)
+    return scores * (rank / scores.sum().clamp(min=1e-300)), rank
 
 
 def _squared_norms(blocks: RowBlocks, whiten: Tensor) -> Tensor:

@@ -256,7 +256,8 @@ def lewis_fixed_point(A: Tensor, p: float, weights: Tensor | None, tol: float, m
     out = dense.new_zeros(dense.shape[0])
     if not len(scored):
         return FixedPoint(out, whiten, 0.0, 0)
-    log_weights, change, residual, rounds = _iterate(white[scored], p, tol, max_iter)
+    white = white if len(scored) == len(white) else white[scored]
+    log_weights, change, residual, rounds = _iterate(white, p, tol, max_iter)
     out[scored] = log_weights.exp().clamp(max=1)
     return FixedPoint(out, whiten @ change, residual, rounds)
 
@@ -305,8 +306,8 @@ def _whiten(white: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     for start in range(0, n, _BLOCK):
         block = white[start : start + _BLOCK]
         torch.mm(block.clone(), step, out=block)
-        torch.sum(block.square(), 1, out=q[start : start + _BLOCK])
-    return step, q
+        torch.linalg.vector_norm(block, dim=1, out=q[start : start + _BLOCK])
+    return step, q.square()
 
 
 class _Mixing:

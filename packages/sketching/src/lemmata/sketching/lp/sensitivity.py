@@ -17,13 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.sketching.lp.leverage import (
-    check_matrix,
-    leverage_scores,
-    triangular_factor,
-    warn_of_rank,
-    whitening,
-)
+from lemmata.sketching.lp.leverage import check_matrix, triangular_factor, warn_of_rank, whitening
 from lemmata.sketching.lp.lewis import check_exponent, lewis_fixed_point
 from lemmata.sketching.stream import as_row_blocks
 
@@ -74,36 +68,31 @@ def lp_sensitivities(A: Tensor, p: float, method: str = "exact") -> Float[Tensor
     check_exponent(p)
     if method not in ("exact", "upper"):
         raise ValueError(f'`method` (={method!r}) must be "exact" or "upper"')
-    if p == 2:
-        return leverage_scores(A, "qr")
-    if method == "upper":
-        return _upper(A, float(p))
-    if len(A) > _MOST_ROWS:
+    if method == "exact" and p != 2 and len(A) > _MOST_ROWS:
         raise ValueError(f'`A` has {len(A)} rows, more than {_MOST_ROWS}: take method="upper"')
     dense = (A.to_dense() if A.layout == torch.sparse_csr else A).detach().double()
     whiten = whitening(triangular_factor(as_row_blocks(dense)), A.dtype)
     warn_of_rank(whiten.shape[1], A.shape[1])
+    # A change of basis changes nothing: work with (nearly) orthonormal columns.
     white = dense @ whiten
-    scored = (white.square().sum(1) > _NEGLIGIBLE).nonzero()[:, 0]
-    out = dense.new_zeros(len(dense))
+    leverage = white.square().sum(1)
+    out = torch.zeros_like(leverage)
+    scored = (leverage > _NEGLIGIBLE).nonzero()[:, 0]
     if len(scored):
-        white = white[scored]
-        out[scored] = _by_linear_programs(white) if p == 1 else _by_newton(white, float(p))
+        out[scored] = _scores(white[scored], leverage[scored], float(p), method)
     return out.clamp(max=1).to(A.dtype)
 
 
-def _upper(A: Tensor, p: float) -> Tensor:
-    """Return the least of the known upper bounds."""
-    fixed_point = lewis_fixed_point(A.detach(), p, None, 1e-6, 100)
-    rank, count = fixed_point.whitening.shape[1], int((fixed_point.weights > 0).sum())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the rank is told below
-        leverage = leverage_scores(A, "qr").detach().double()
-    warn_of_rank(rank, A.shape[1])
-    excess = max(0.0, p / 2 - 1)
-    by_lewis = rank**excess * fixed_point.weights
-    by_leverage = count**excess * leverage ** (p / 2)
-    return torch.minimum(by_lewis, by_leverage).clamp(max=1).to(A.dtype)
+def _scores(white: Tensor, leverage: Tensor, p: float, method: str) -> Tensor:
+    """Return the sensitivities of rows that are not zero."""
+    if p == 2:
+        return leverage
+    if method == "upper":
+        n, rank = white.shape
+        excess = max(0.0, p / 2 - 1)
+        by_lewis = rank**excess * lewis_fixed_point(white, p, None, 1e-6, 400).weights
+        return torch.minimum(by_lewis, n**excess * leverage ** (p / 2))
+    return _by_linear_programs(white) if p == 1 else _by_newton(white, p)
 
 
 def _by_linear_programs(white: Tensor) -> Tensor:
@@ -136,7 +125,7 @@ def _by_newton(white: Tensor, p: float) -> Tensor:
     worst = gaps.max().item()
     if worst > 100 * _GAP:
         warnings.warn(
-            f"a sensitivity is known up to a factor of 1 + {worst:.1e} only", RuntimeWarning, stacklevel=3
+            f"a sensitivity is known up to a factor of 1 + {worst:.1e} only", RuntimeWarning, stacklevel=4
         )
     return sensitivities
 
