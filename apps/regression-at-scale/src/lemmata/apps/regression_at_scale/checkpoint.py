@@ -30,7 +30,7 @@ class Checkpoint:
 
     Raises:
         ValueError: Where what is there was asked for something else (the message says what), or is broken.
-        FileExistsError: Where something is there and `resume` is not given.
+        FileExistsError: Where states are there and `resume` is not given.
 
     Examples:
         >>> import tempfile
@@ -48,7 +48,7 @@ class Checkpoint:
         self._pause = every
         self._saved = time.monotonic()
         begun = self.folder / "request.json"
-        if begun.exists():
+        if begun.exists() and (resume or any(self.folder.glob("*.pt"))):
             if not resume:
                 raise FileExistsError(
                     f"{self.folder}: an unfinished run is there; --resume continues it, --force starts anew"

@@ -112,6 +112,7 @@ def fit(
 
     Examples:
         >>> import tempfile, numpy as np
+        >>> from lemmata.apps.regression_at_scale.model import RegressionModel
         >>> folder = Path(tempfile.mkdtemp())
         >>> x = np.random.default_rng(0).normal(size=(1000, 3))
         >>> np.save(folder / "table.npy", np.column_stack((x, x @ [1.0, 2.0, 3.0] + 4)))
@@ -193,7 +194,11 @@ def fit(
             passes=len(job.pass_names()) if asked.kind == "l2" else None,
             size=table.bytes,
         )
-        findings = job.run(engine)
+        try:
+            findings = job.run(engine)
+        except ValueError:
+            folder.abandon()
+            raise
         certificate = {**findings.certificate, "seconds": round(time.perf_counter() - started, 3)}
         findings = replace(findings, certificate=certificate)
         folder.publish(lambda results: write_run(results, findings))

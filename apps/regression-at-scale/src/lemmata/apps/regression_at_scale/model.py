@@ -65,9 +65,9 @@ class Loss:
 
     def __str__(self) -> str:
         if self.kind == "lp":
-            return f"lp:{self.p:g}"
+            return f"lp:{self.p!r}"
         if self.kind == "huber" and self.delta is not None:
-            return f"huber:{self.delta:g}"
+            return f"huber:{self.delta!r}"
         return self.kind
 
 

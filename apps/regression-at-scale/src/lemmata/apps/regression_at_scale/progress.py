@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 __all__ = ["Progress", "Silent", "open_progress"]
 
@@ -76,7 +76,7 @@ def open_progress(*, as_json: bool = False, quiet: bool = False) -> Iterator[Pro
         ...     progress.start("sketch", 1, 3, 100, 0, None)
     """
     if as_json:
-        yield _JsonLines(sys.stdout)
+        yield _JsonLines()
     elif quiet or not sys.stderr.isatty():
         yield Silent()
     else:
@@ -87,8 +87,8 @@ def open_progress(*, as_json: bool = False, quiet: bool = False) -> Iterator[Pro
 class _JsonLines:
     """Events as JSON, one a line; at most two a second while rows go by."""
 
-    def __init__(self, stream: TextIO, pause: float = 0.5) -> None:
-        self._stream, self._pause = stream, pause
+    def __init__(self, pause: float = 0.5) -> None:
+        self._pause = pause
         self._common: dict[str, Any] = {}
         self._rows = self._done = self._first = 0
         self._size: int | None = None
@@ -129,8 +129,8 @@ class _JsonLines:
         return figures
 
     def _tell(self, event: str, **values: Any) -> None:
-        self._stream.write(json.dumps({"event": event, **self._common, **values}, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        sys.stdout.write(json.dumps({"event": event, **self._common, **values}, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
 
 
 class _Bar:

@@ -58,6 +58,10 @@ class RunFolder:
             shutil.rmtree(self._partial)
         return Checkpoint(self._partial / "checkpoint", self.request, resume=self._resume)
 
+    def abandon(self) -> None:
+        """Remove what an unfinished run left, where other arguments or other data must be given anyway."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+
     def publish(self, write: Callable[[Path], None]) -> None:
         """Write the results, and give them their place at once.
 
