@@ -1,6 +1,6 @@
 """Parquet: every type of number and text, slices of row groups, broken files."""
 
-import datetime
+import datetime as dt
 import decimal
 import sys
 
@@ -30,8 +30,8 @@ TEXT = {
     "empty text": pa.array(["", "x", ""]),
 }
 OTHER = {
-    "timestamp": pa.array([datetime.datetime(2020, 1, 1)] * 3),  # noqa: DTZ001 (without a zone on purpose)
-    "date": pa.array([datetime.date(2020, 1, 1)] * 3),
+    "timestamp": pa.array([dt.datetime(2020, 1, 1)] * 3),  # noqa: DTZ001 (without a zone on purpose)
+    "date": pa.array([dt.date(2020, 1, 1)] * 3),
     "bytes": pa.array([b"x"] * 3),
     "list": pa.array([[1.0]] * 3),
     "struct": pa.array([{"a": 1}] * 3),

@@ -1,9 +1,10 @@
 """Zarr stores of version 2 and 3: a matrix, or a group of arrays that have their rows in common.
 
 A matrix on its own gives columns `c0`, `c1`, ...; in a group, a vector gives a column of its name and a
-matrix columns of its name and a number, so that `x` and `y` give `x0`, `x1`, ..., `y`. Pieces are aligned with
-the chunks along the rows; where a chunk of the store has more rows than a piece, it is unpacked once for each
-of them. A chunk that is not in the store has the array's fill value: that is what Zarr means by its absence.
+matrix columns of its name and a number, so that `x` and `y` give `x0`, `x1`, ..., `y`. Pieces are aligned
+with the chunks along the rows; where a chunk of the store has more rows than a piece, it is unpacked once for
+each of them. A chunk that is not in the store has the array's fill value: that is what Zarr means by its
+absence.
 """
 
 from collections.abc import Iterator, Sequence
