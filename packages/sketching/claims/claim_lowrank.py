@@ -92,8 +92,8 @@ def claim_randomized_svd_reaches_the_optimum_in_less_time_than_scikit_learn(clai
         sentence="A few products with a random block give the truncated SVD at the error of the best",
         paper="Finding structure with randomness; Faster randomized SVD with dynamic shifts",
         published="near-optimal errors after a few power iterations; shifts save a part of them",
-        setup="4000 x 2000, rank 50, oversampling 10, defaults on both sides; worst Frobenius error of three seeds, "
-        "CPU time on one thread, best of three in one process",
+        setup="4000 x 2000, rank 50, oversampling 10, defaults on both sides; worst Frobenius error "
+        "of three seeds, CPU time on one thread, best of three in one process",
         baseline="scikit-learn's randomized_svd with its defaults (7 LU-normalised iterations here)",
         bars=bars,
         seeds=[0, 1, 2],
@@ -178,8 +178,8 @@ def claim_qb_finds_the_rank_that_a_tolerance_needs(claim) -> None:
         bars=bars,
         seeds=[0],
         notes="; ".join(notes)
-        + ". `default` is the excess with one round. Down to 2e-7 the error is exact; at 1e-10 it is probed with "
-        "ten vectors, hence the bar of 1.5 on the true error.",
+        + ". `default` is the excess with one round. Down to 2e-7 the error is exact; at 1e-10 it "
+        "is probed with ten vectors, hence the bar of 1.5 on the true error.",
     )
 
 
@@ -263,8 +263,8 @@ def claim_nystrom_preconditioning_divides_the_steps_of_conjugate_gradients(claim
         "conditioning does not decide",
         paper="Randomized Nystrom preconditioning",
         published="a condition number bounded by a constant once the rank reaches the effective dimension",
-        setup=f"Gaussian kernel of the median distance on {n} standard normal points in 4 dimensions, mu = 1e-6 n, "
-        f"rank {rank}, relative residual 1e-8",
+        setup=f"Gaussian kernel of the median distance on {n} standard normal points in 4 "
+        f"dimensions, mu = 1e-6 n, rank {rank}, relative residual 1e-8",
         baseline="conjugate gradients without a preconditioner",
         bars=[
             claim.bar("steps", ours=ours, baseline=plain, value=ours / plain, at_most=0.2),

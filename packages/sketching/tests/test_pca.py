@@ -216,6 +216,8 @@ def test_tables_that_cannot_be_used():
         pca(torch.ones(6, 4, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match=r"\[1, 0\]"):
         pca(torch.ones(0, 4, dtype=F64), 1)
+    with pytest.raises(ValueError, match="the blocks have 4 rows, the table 6"):
+        pca(RowBlocks(lambda: [(0, torch.ones(4, 4, dtype=F64))], (6, 4)), 2)
     basis = pca_basis(4, 2)
     with pytest.raises(ValueError, match="4 columns"):
         PCASums.partial(torch.ones(3, 5, dtype=F64), basis)

@@ -129,6 +129,11 @@ def test_batches_equal_their_members():
     )
 
 
+def test_batches_may_be_empty():
+    result = randomized_svd(torch.ones(0, 6, 4, dtype=F64), 2)
+    assert [tuple(factor.shape) for factor in result] == [(0, 6, 2), (0, 2), (0, 2, 4)]
+
+
 def test_signs_are_fixed():
     a = torch.randn(50, 30, dtype=F64, generator=draws())
     results = [randomized_svd(a, 3, power_iters=12, generator=draws(seed)) for seed in (1, 2)]
@@ -195,5 +200,6 @@ def test_entries_that_are_not_finite(value):
     a = torch.ones(6, 4, dtype=F64)
     a[3, 2] = value
     for form in (a, a.to_sparse_csr(), RowBlocks.from_tensor(a, rows=2)):
-        with pytest.raises(ValueError, match="not finite"):
-            randomized_svd(form, 2)
+        for rounds in (0, 1):
+            with pytest.raises(ValueError, match="not finite"):
+                randomized_svd(form, 2, power_iters=rounds)

@@ -143,9 +143,10 @@ def cur(
     rows, _ = pivoted_columns(c.mT, rank)
     r = a.transposed_times(_unit(rows, a.shape[0])).mT
     rtol = 10 * torch.finfo(a.dtype).eps * max(a.shape) ** 0.5
-    u = torch.linalg.pinv(c, rtol=rtol) @ a.times(torch.linalg.pinv(r, rtol=rtol))
     probe = gaussian((a.shape[1], _PROBES), a.device, generator)
-    error = _frobenius(a.times(probe) - c @ (u @ (r @ probe)))
+    product = a.times(torch.cat((torch.linalg.pinv(r, rtol=rtol), probe), 1))
+    u = torch.linalg.pinv(c, rtol=rtol) @ product[:, :rank]
+    error = _frobenius(product[:, rank:] - c @ (u @ (r @ probe)))
     return CURResult(c.to(a.dtype), u.to(a.dtype), r.to(a.dtype), columns, rows, error, a.passes)
 
 

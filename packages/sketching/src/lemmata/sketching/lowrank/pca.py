@@ -191,7 +191,8 @@ def pca(
         seed: Of the random matrix.
 
     Raises:
-        ValueError: Where a number is out of its range, or an entry is not finite.
+        ValueError: Where a number is out of its range, the blocks do not make the table, or an entry is not
+            finite.
         TypeError: Where the entries are not of a real floating type.
 
     Examples:
@@ -215,6 +216,8 @@ def pca(
         sums = PCASums.zeros(basis)
         for _, block in a:
             sums = sums + PCASums.partial(block, basis, center=center)
+        if int(sums.rows) != a.shape[0]:
+            raise ValueError(f"the blocks have {int(sums.rows)} rows, the table {a.shape[0]}")
     return pca_finish(sums, basis, rank, center=center, standardize=standardize, passes=passes, dtype=a.dtype)
 
 

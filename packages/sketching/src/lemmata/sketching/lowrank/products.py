@@ -55,6 +55,11 @@ class MatrixProducts(ABC):
         """Return the transpose of A times A x: two reads, or one where blocks of rows allow it."""
         return self.transposed_times(self.times(x))
 
+    def smaller_side(self) -> tuple["MatrixProducts", bool]:
+        """Return the matrix, or its transpose where that has fewer columns, and whether it is the latter."""
+        wide = self.shape[0] < self.shape[1]
+        return (_Transposed(self), True) if wide else (self, False)
+
     def check_rank(self, rank: int, name: str = "rank") -> None:
         """Raise a ValueError where a rank is not in [1, min(n, d)]."""
         if not 1 <= rank <= min(self.shape):
@@ -64,6 +69,21 @@ class MatrixProducts(ABC):
         """Raise a ValueError where a number that every entry went into is not finite."""
         if value is not None and not bool(torch.isfinite(value).all()):
             raise ValueError("`A` has entries that are not finite, or so large that their squares are not")
+
+
+class _Transposed(MatrixProducts):
+    def __init__(self, a: MatrixProducts) -> None:
+        super().__init__((*a.batch, *a.shape[::-1]), a.dtype, a.device)
+        self.a = a
+
+    def times(self, x: Tensor) -> Tensor:
+        return self.a.transposed_times(x)
+
+    def transposed_times(self, y: Tensor) -> Tensor:
+        return self.a.times(y)
+
+    def square_norm(self) -> Tensor | None:
+        return self.a.square_norm()
 
 
 class _Dense(MatrixProducts):
@@ -129,6 +149,9 @@ class _Blocks(MatrixProducts):
             out += _transpose(block) @ y[offset : offset + block.shape[0]]
         return out
 
+    def smaller_side(self) -> tuple[MatrixProducts, bool]:
+        return self, False  # one pass multiplies by the Gram matrix of the columns, and only by that
+
     def gram_times(self, x: Tensor) -> Tensor:
         out = torch.zeros_like(x)
         for _, block in self._blocks():
@@ -145,10 +168,6 @@ class _Blocks(MatrixProducts):
         """Iterate over the blocks in float64; count their rows and their squares."""
         squares, rows = torch.zeros((), dtype=torch.float64, device=self.device), 0
         for offset, block in self.a:
-            if block.shape[1] != self.shape[1] or not 0 <= offset <= self.shape[0] - block.shape[0]:
-                raise ValueError(
-                    f"a block of shape {tuple(block.shape)} at row {offset} does not fit in {self.shape}"
-                )
             wide = block.to(torch.float64)
             entries = wide.values() if wide.layout == torch.sparse_csr else wide
             squares, rows = squares + entries.square().sum(), rows + block.shape[0]

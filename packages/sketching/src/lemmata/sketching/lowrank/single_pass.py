@@ -115,17 +115,12 @@ class SinglePassSVD:
         self._z = torch.zeros(s, s, dtype=torch.float64, device=self.device)
         self._w = torch.zeros(_TESTS, d, dtype=torch.float64, device=self.device)
         self._y: dict[int, Tensor] = {}
+        self._seen: tuple[tuple[int, int], ...] = ()
 
     @property
     def rows_seen(self) -> tuple[tuple[int, int], ...]:
         """Ranges of rows `(start, stop)` seen, in order, neighbours joined."""
-        joined: list[tuple[int, int]] = []
-        for start in sorted(self._y):
-            stop = start + self._y[start].shape[0]
-            if joined and joined[-1][1] == start:
-                start = joined.pop()[0]  # noqa: PLW2901
-            joined.append((start, stop))
-        return tuple(joined)
+        return self._seen
 
     def partial_fit(self, block: Tensor, row_offset: int) -> None:
         """Take in rows `row_offset : row_offset + b`, dense or sparse CSR.
@@ -142,7 +137,7 @@ class SinglePassSVD:
         rows = block.shape[0]
         if row_offset < 0 or row_offset + rows > n:
             raise ValueError(f"rows {row_offset}:{row_offset + rows} outside a matrix of {n} rows")
-        self._check_new({row_offset: rows})
+        seen = _join(self._seen, ((row_offset, row_offset + rows),))
         if not rows:
             return
         wide = block.to(torch.float64)
@@ -150,7 +145,7 @@ class SinglePassSVD:
         if not bool(torch.isfinite(y).all()):
             row = row_offset + int((~torch.isfinite(y)).any(1).nonzero()[0, 0])
             raise ValueError(f"row {row} has an entry that is not finite, or too large")
-        self._y[row_offset] = y
+        self._y[row_offset], self._seen = y, seen
         self._x += self._upsilon.partial(wide, row_offset)
         self._z += self._phi.partial(wide, row_offset) @ self._psi
         self._w += _tested(self._test_seed, row_offset, wide)
@@ -165,7 +160,7 @@ class SinglePassSVD:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ValueError(f"cannot merge sketches of different {name}: {mine} and {theirs}")
-        self._check_new({start: piece.shape[0] for start, piece in other._y.items()})
+        self._seen = _join(self._seen, other._seen)
         self._y |= other._y
         self._x = self._x + other._x
         self._z = self._z + other._z
@@ -179,9 +174,8 @@ class SinglePassSVD:
             ValueError: Where rows are missing.
         """
         n = self.shape[0]
-        if self.rows_seen != ((0, n),):
-            seen = self.rows_seen
-            missing = 0 if not seen or seen[0][0] > 0 else seen[0][1]
+        if self._seen != ((0, n),):
+            missing = 0 if not self._seen or self._seen[0][0] > 0 else self._seen[0][1]
             raise ValueError(f"the matrix has {n} rows, and row {missing} was not seen")
         q = torch.linalg.qr(torch.cat([self._y[start] for start in sorted(self._y)])).Q
         p = torch.linalg.qr(self._x.mT).Q
@@ -214,15 +208,8 @@ class SinglePassSVD:
         run = cls(state["shape"], state["rank"], state["seed"], dtype=state["dtype"], device=x.device)
         run._x, run._z, run._w = x, state["z"], state["w"]
         run._y = dict(state["y"])
+        run._seen = _join((), tuple((start, start + len(piece)) for start, piece in run._y.items()))
         return run
-
-    def _check_new(self, pieces: Mapping[int, int]) -> None:
-        """Raise where rows were seen before."""
-        for start, rows in pieces.items():
-            for first, last in self.rows_seen:
-                low, high = max(start, first), min(start + rows, last)
-                if low < high:
-                    raise ValueError(f"rows {low}:{high} were seen before")
 
     def _certificate(self, u: Tensor, s: Tensor, vh: Tensor) -> LowRankCertificate:
         off = self._w - _tested(self._test_seed, 0, u) * s @ vh
@@ -230,6 +217,21 @@ class SinglePassSVD:
         total = (self._w.square().sum() / _TESTS).sqrt()
         relative = error / total.clamp(min=torch.finfo(torch.float64).tiny)
         return LowRankCertificate(error, relative, "test sketch", 0, 1)
+
+
+def _join(
+    first: tuple[tuple[int, int], ...], second: tuple[tuple[int, int], ...]
+) -> tuple[tuple[int, int], ...]:
+    """Return the union of ranges, sorted and with neighbours joined; raise where two have rows in common."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(piece for piece in first + second if piece[0] < piece[1]):
+        if joined and start < joined[-1][1]:
+            raise ValueError(f"rows {start}:{min(stop, joined[-1][1])} were seen before")
+        if joined and start == joined[-1][1]:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return tuple(joined)
 
 
 def _seeds(seed: int) -> list[int]:

@@ -107,10 +107,17 @@ def randomized_svd(
         raise ValueError(f"`oversample` (={oversample}) must not be negative")
     rounds = _rounds(power_iters, rank, min(a.shape))
     columns = min(*a.shape, rank + oversample)
-    x = _iterate(a, columns, rounds, generator)
-    q = torch.linalg.qr(a.times(x)).Q
-    u, s, vh = torch.linalg.svd(a.transposed_times(q).mT, full_matrices=False)
-    u, s, vh = (q @ u)[..., :rank], s[..., :rank], vh[..., :rank, :]
+    # The block is orthonormalised in every round: the side on which it is short costs less.
+    tall, flipped = a.smaller_side()
+    x = _iterate(tall, columns, rounds, generator)
+    y = tall.times(x)
+    a.check_finite(y)
+    q = torch.linalg.qr(y).Q
+    u, s, vh = torch.linalg.svd(tall.transposed_times(q).mT, full_matrices=False)
+    u = q @ u
+    if flipped:
+        u, vh = vh.mT, u.mT
+    u, s, vh = u[..., :rank], s[..., :rank], vh[..., :rank, :]
     largest = u.abs().argmax(-2, keepdim=True)
     sign = torch.where(torch.gather(u, -2, largest) < 0, -1.0, 1.0)
     u, vh = u * sign, sign.mT * vh
