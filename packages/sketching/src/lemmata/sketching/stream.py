@@ -120,7 +120,7 @@ class RowBlocks:
         self.passes += 1
         return self._checked(self.factory())
 
-    def _checked(self, blocks: Pass) -> Iterator[tuple[int, Tensor]]:
+    def _checked(self, blocks: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Tensor]]:
         n, d = self.shape
         for offset, block in blocks:
             given = getattr(block, "dtype", type(block).__name__)

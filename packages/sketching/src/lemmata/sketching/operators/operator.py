@@ -44,7 +44,7 @@ class SketchOperator(ABC):
 
     Raises:
         ValueError: Where `m` or `n` is not positive.
-        TypeError: Where `dtype` is not a real floating type.
+        TypeError: Where `dtype` is not float32 or float64.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SketchOperator(ABC):
         for name, value in (("m", m), ("n", n)):
             if value <= 0:
                 raise ValueError(f"`{name}` (={value}) must be at least 1")
-        _check_dtype("dtype", dtype)
+        _check_precision(dtype)
         self.shape = (int(m), int(n))
         self.seed = int(seed)
         self.dtype = dtype
@@ -169,7 +169,7 @@ class SketchOperator(ABC):
         return out
 
     def _sum_csr(self, block: Tensor, row_offset: int, dtype: torch.dtype) -> Tensor:
-        """Return what `_sum_dense` does for a sparse CSR block, of which pieces are made dense, columns as needed."""
+        """Return S times a sparse CSR block, of whose pieces the columns in use are made dense."""
         rows, columns = block.shape
         entries = block.values().numel() / max(1, rows)
         step = min(
@@ -219,7 +219,7 @@ class SketchOperator(ABC):
         """Return the same operator computing in another dtype, or making its entries on another device."""
         moved = copy.copy(self)
         if dtype is not None:
-            _check_dtype("dtype", dtype)
+            _check_precision(dtype)
             moved.dtype = dtype
         if device is not None:
             moved.device = torch.device(device)
@@ -361,6 +361,11 @@ def _merge_ranges(first: Ranges, second: Ranges) -> Ranges:
         else:
             merged.append((start, stop))
     return tuple(merged)
+
+
+def _check_precision(dtype: torch.dtype) -> None:
+    if dtype not in {torch.float32, torch.float64}:
+        raise TypeError(f"`dtype` (={dtype}) must be torch.float32 or torch.float64")
 
 
 def _check_dtype(name: str, dtype: torch.dtype) -> None:

@@ -38,7 +38,7 @@ class Product(torch.autograd.Function):
         return Product.apply(tangent, ctx.operator, ctx.offset, ctx.out_dtype)
 
     @staticmethod
-    def vmap(_: Any, in_dims: tuple[int, ...], block: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    def vmap(_: Any, in_dims: tuple[Any, ...], block: Tensor, *rest: Any) -> tuple[Tensor, int]:
         """Return the products of a batch, and the axis it lies on."""
         return _batched(Product, in_dims[0], block, rest), 2
 
@@ -69,7 +69,7 @@ class TransposedProduct(torch.autograd.Function):
         return TransposedProduct.apply(tangent, ctx.operator, ctx.offset, ctx.rows, ctx.out_dtype)
 
     @staticmethod
-    def vmap(_: Any, in_dims: tuple[int, ...], y: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    def vmap(_: Any, in_dims: tuple[Any, ...], y: Tensor, *rest: Any) -> tuple[Tensor, int]:
         """Return the products of a batch, and the axis it lies on."""
         return _batched(TransposedProduct, in_dims[0], y, rest), 2
 

@@ -166,7 +166,7 @@ class CountSketch(SparseSign):
 
 
 def _sorted(keys: Tensor) -> Tensor:
-    """Sort along the last axis: on the CPU by NumPy, which is ten times faster as it carries no permutation."""
+    """Sort along the last axis: on the CPU by NumPy, ten times faster as it carries no permutation."""
     if keys.device.type == "cpu":
         return torch.from_numpy(np.sort(keys.numpy(), axis=-1))
     return keys.sort(-1).values
