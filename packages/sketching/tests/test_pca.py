@@ -185,6 +185,14 @@ def test_float32_is_summed_in_float64():
     torch.testing.assert_close(result.explained_variance.double(), exact(a, 4)[1], rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-140, 1e140])
+def test_scale_of_the_table_does_not_matter(scale):
+    a = table()
+    expected, found = pca(a, 4), pca(scale * a, 4)
+    torch.testing.assert_close(found.explained_variance / scale / scale, expected.explained_variance)
+    torch.testing.assert_close(found.components, expected.components)
+
+
 def test_constant_tables_and_single_rows():
     constant = pca(torch.full((30, 4), 3.0, dtype=F64), 2)
     assert (constant.explained_variance < 1e-20).all()

@@ -118,13 +118,15 @@ def nystrom_factor(
     Raises:
         ValueError: Where $\Omega^\top A \Omega$ has an eigenvalue below what rounding explains.
     """
+    scale = float(product.abs().max()) or 1.0
+    product = product / scale  # so that squares stay in range
     nu = product.shape[0] ** 0.5 * eps * float(torch.linalg.vector_norm(product))
     core = omega.mT @ product
     core = (core + core.mT) / 2
     lowest = float(torch.linalg.eigvalsh(core)[0])
     if lowest < -10 * nu:
         raise ValueError(
-            f"`A_psd` must be positive semidefinite: a Rayleigh quotient of {lowest:.6g} was met"
+            f"`A_psd` must be positive semidefinite: a Rayleigh quotient of {lowest * scale:.6g} was met"
         )
     # The shift covers what rounding makes negative, so that the Cholesky factor exists.
     nu = max(nu, -2 * lowest, torch.finfo(torch.float64).tiny)
@@ -133,7 +135,7 @@ def nystrom_factor(
         torch.linalg.cholesky(shifted, upper=True), product + nu * omega, upper=True, left=False
     )
     u, s, _ = torch.linalg.svd(factor, full_matrices=False)
-    return u, (s.square() - nu).clamp(min=0), nu
+    return u, (s.square() - nu).clamp(min=0) * scale, nu * scale
 
 
 class NystromPreconditioner:
