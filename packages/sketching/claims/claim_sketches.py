@@ -112,7 +112,7 @@ def claim_distortion_is_the_root_of_columns_over_rows(claim) -> None:
     claim(
         sentence="Singular values of S Q lie within sqrt(d / m) of 1 at each family's default size",
         paper=PAPER,
-        published="sparse embeddings with a few nonzeros a column keep subspaces; those of Gaussian ones have "
+        published="sparse embeddings with a few nonzeros a column keep subspaces; Gaussian ones have "
         "singular values in [1 - sqrt(d/m), 1 + sqrt(d/m)]",
         setup=f"n = {N}, d = {D}, m = 4 d (CountSketch 8 d), 4 spectra, incoherent and coherent bases "
         "(D rows hold all but 1e-8 of the length), 5 seeds of data and sketch",
@@ -120,9 +120,9 @@ def claim_distortion_is_the_root_of_columns_over_rows(claim) -> None:
         bars=bars,
         seeds=seeds,
         figure=figure,
-        notes="Distortion is a matter of the range: the spectra only test how the range is found. CountSketch "
-        "promises nothing on a coherent basis at this size; its largest distortion there was "
-        f"{max(found['CountSketch', 'coherent']):.2f}. Sizes, spectra and seeds were fixed before the first run.",
+        notes="Distortion is a matter of the range: the spectra only test how the range is found. "
+        "CountSketch promises nothing on a coherent basis at this size; its largest distortion there was "
+        f"{max(found['CountSketch', 'coherent']):.2f}. Sizes and seeds were fixed before the first run.",
     )
 
 

@@ -24,7 +24,7 @@ from lemmata.sketching.sparse_rows import csr_matrix, csr_rows
 
 __all__ = ["CountSketch", "SparseSign"]
 
-_DRAWN = 8192  # columns whose entries are drawn together
+_DRAWN = 1 << 14  # columns whose entries are drawn together
 
 
 class SparseSign(SketchOperator):
@@ -102,7 +102,7 @@ class SparseSign(SketchOperator):
 
     def _pieces(self, rows: int) -> Iterator[tuple[int, int]]:
         """Cut rows into pieces that stay in cache while they are read k times, for one pass over S A."""
-        step = max(2048, min(self.shape[0] // 2, _DRAWN))
+        step = max(_DRAWN // self.nnz_per_col, min(self.shape[0] // 2, _DRAWN // 2), 512)
         for start in range(0, rows, step):
             yield start, min(rows, start + step)
 
