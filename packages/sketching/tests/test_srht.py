@@ -122,7 +122,7 @@ def test_large_blocks_are_cut_as_small_ones():
     """More rows than are transformed together, from an offset that no power of two divides."""
     n = 40_000
     a = torch.randn(n, 2, dtype=torch.float64)
-    for S in (SRHT(9, n), BlockSRHT(9, n, 4096)):
+    for S in (SRHT(9, n), BlockSRHT(9, n, 4096), BlockSRHT(9, n, 1 << 40), BlockSRHT(9, n, 512)):
         S._rows_at_once = lambda columns: 4096
         padded = torch.zeros(n, 2, dtype=torch.float64)
         padded[777:] = a[777:]

@@ -123,7 +123,8 @@ class BlockSRHT(SketchOperator):
         return f"block_srht(block_rows={self.block_rows})"
 
     def _rows_at_once(self, columns: int) -> int:
-        return max(self.block_rows, rows_of_a_transform(self.shape[0], columns))
+        # A power of two like `block_rows`: whole blocks, or parts of one that are transforms themselves.
+        return rows_of_a_transform(self.shape[0], columns)
 
     def _partial(self, block: Tensor, row_offset: int) -> Tensor:
         rows = self.rows.to(block.device)

@@ -167,6 +167,8 @@ class TensorSRHT(SketchOperator):
         """Return the products of the signs of both factors for a range of pairs, as a column."""
         first, last = offset // self.n2, -(-(offset + rows) // self.n2)
         left = range_signs(self.seed, first, last - first, _LEFT, like)
-        right = range_signs(self.seed, 0, self.n2, _RIGHT, like)
         start = offset - first * self.n2
+        if last - first == 1:
+            return left[:, None] * range_signs(self.seed, start, rows, _RIGHT, like)[:, None]
+        right = range_signs(self.seed, 0, self.n2, _RIGHT, like)
         return (left[:, None] * right).reshape(-1)[start : start + rows, None]
