@@ -300,22 +300,24 @@ class Encoder:
         columns = [(place, rows.numbers(name)) for name, place in places.items()]
         step = max(16, _TILE // max(1, x.shape[1]))
         every = list(places.values())
-        side_by_side = every == list(range(len(every)))
+        together = every == list(range(len(every)))
+        means, scales = np.asarray(self.means), np.asarray(self.scales)
         for start in range(0, rows.rows, step):
             tile = x[start : start + step]
-            with np.errstate(over="ignore"):  # too large for float32 is found below
+            with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is found below
                 for place, values in columns:
                     tile[:, place] = values[start : start + step]
-            numbers = tile[:, : len(every)] if side_by_side else tile[:, every]
-            with np.errstate(over="ignore", invalid="ignore"):
+                numbers = tile[:, : len(every)] if together else tile[:, every]
                 total = numbers.sum(dtype=np.float64)
             if not np.isfinite(total):
                 self._impute(rows, tile, start, places)
-                numbers = tile[:, every]
+                numbers = tile[:, : len(every)] if together else tile[:, every]
             if self.standardise:
                 if self.intercept:
-                    numbers = numbers - np.asarray(self.means)
-                tile[:, every] = numbers / np.asarray(self.scales)
+                    numbers -= means
+                numbers /= scales
+                if not together:
+                    tile[:, every] = numbers
 
     def _impute(self, rows: Block, tile: npt.NDArray[Any], start: int, places: dict[str, int]) -> None:
         """Replace what is missing in a tile; raise where it must not be, or a number is infinite."""

@@ -1,7 +1,7 @@
 """Generate a regression problem of any size with a known answer, in bounded memory.
 
-The rows are the same in whatever format and number of files. Files are written into `OUT.partial`, which takes
-the place of `OUT` at the end.
+The rows are the same in whatever format and number of files. Files are written into `OUT.partial`, which
+takes the place of `OUT` at the end.
 """
 
 import shutil

@@ -27,6 +27,7 @@ from lemmata.apps.regression_at_scale.sources.part import Block
 __all__ = ["Moments", "State", "check_finite"]
 
 State = dict[str, Any]
+Floats = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Moments:
                 than `max_levels` levels; the message names file, row and column.
         """
         free = set(self.selection.numeric) if self.impute == "mean" else set()
-        facts = [_of_column(rows, name, may_miss=name in free) for name in self.columns]
+        scratch = np.empty(rows.rows)
+        facts = [_of_column(rows, name, scratch, may_miss=name in free) for name in self.columns]
         state: State = {"rows": rows.rows, "levels": {}, "absent": {}}
         for place, key in enumerate(("count", "missing", "mean", "squares", "low", "high")):
             state[key] = torch.tensor([fact[place] for fact in facts], dtype=torch.float64)
@@ -145,24 +147,26 @@ class Moments:
         return counts
 
 
-def _of_column(rows: Block, name: str, *, may_miss: bool) -> tuple[float, ...]:
-    """Return count, missing, mean, squared deviations, minimum and maximum of a chunk's column."""
-    values: npt.NDArray[Any] = np.asarray(rows.numbers(name), dtype=np.float64)
-    total = values.sum()
+def _of_column(rows: Block, name: str, values: Floats, *, may_miss: bool) -> tuple[float, ...]:
+    """Return count, missing, mean, squared deviations, minimum and maximum; `values` is overwritten."""
+    values[:] = rows.numbers(name)
     missing = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum()
     if not np.isfinite(total):
         check_finite(rows, name, values, may_miss=may_miss)
         values = values[~np.isnan(values)]
         missing = rows.rows - len(values)
-        total = values.sum()
     if not len(values):
         return 0.0, float(missing), 0.0, 0.0, np.inf, -np.inf
-    mean = total / len(values)
-    if not np.isfinite(mean):  # the sum overflowed, the values did not
-        mean = (values / len(values)).sum()
-    centred = values - mean
-    squares = np.dot(centred, centred)
-    return float(len(values)), float(missing), float(mean), float(squares), values.min(), values.max()
+    low, high = values.min(), values.max()
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = values.mean()
+        if not np.isfinite(mean):  # the sum overflowed, the values did not
+            mean = (values / len(values)).sum()
+        values -= mean
+        squares = np.square(values, out=values).sum()
+    return float(len(values)), float(missing), float(mean), float(squares), low, high
 
 
 def check_finite(

@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 __all__ = ["Floats", "Problem", "level_name"]
 
-_BLOCK = 65536  # rows drawn from one stream of random numbers; changing it changes every generated table
+# Rows and numbers drawn from one stream of random numbers; changing them changes every generated table.
+_BLOCK = 65536
+_NUMBERS = 1 << 22
 _OUTLIER = 100.0  # size of a gross error, in standard deviations of the signal
 _HEAVY = 100.0  # factor of a heavy row
 
@@ -67,6 +69,11 @@ class Problem:
         if self.dtype not in {"float32", "float64"}:
             raise ValueError(f"`dtype` (={self.dtype!r}) must be float32 or float64")
 
+    @property
+    def block_rows(self) -> int:
+        """Rows that are made at once."""
+        return max(1, min(_BLOCK, _NUMBERS // self.columns))
+
     @cached_property
     def singular_values(self) -> Floats:
         """Singular values of the features' covariance root, from 1 to 1/condition."""
@@ -105,18 +112,19 @@ class Problem:
         Returns:
             Features (columns, rows), targets (rows,), and the levels' codes of each column of text (rows,).
         """
-        first = number * _BLOCK
-        count = min(_BLOCK, self.rows - first)
+        size = self.block_rows
+        first = number * size
+        count = min(size, self.rows - first)
         random = self._random(3, number)
         mix = (self.basis * self.singular_values).astype(self.dtype)
         # Drawn in full, so that row i is the same in a longer table.
-        z = random.standard_normal((_BLOCK, self.columns), dtype=np.dtype(self.dtype).type)[:count]
+        z = random.standard_normal((size, self.columns), dtype=np.dtype(self.dtype).type)[:count]
         x = mix @ z.T
-        errors = random.standard_normal(_BLOCK)[:count] * (self.noise * self.signal)
-        gross = random.random(_BLOCK)[:count] < self.outliers
-        sizes = random.standard_normal(_BLOCK)[:count]
+        errors = random.standard_normal(size)[:count] * (self.noise * self.signal)
+        gross = random.random(size)[:count] < self.outliers
+        sizes = random.standard_normal(size)[:count]
         errors[gross] += _OUTLIER * self.signal * sizes[gross]
-        codes = [random.integers(len(effects), size=_BLOCK)[:count] for effects in self.effects]
+        codes = [random.integers(len(effects), size=size)[:count] for effects in self.effects]
         heavy = self._heavy(first, first + count)
         x[:, heavy] *= _HEAVY
         y = self.coefficients @ x.astype(np.float64) + 1.0 + errors
@@ -126,9 +134,10 @@ class Problem:
 
     def between(self, first: int, last: int) -> Iterator[tuple[Floats, Floats, list[Floats]]]:
         """Draw rows `first` to `last`, block by block."""
-        for number in range(first // _BLOCK, -(-last // _BLOCK)):
+        size = self.block_rows
+        for number in range(first // size, -(-last // size)):
             x, y, codes = self.block(number)
-            rows = slice(max(first - number * _BLOCK, 0), last - number * _BLOCK)
+            rows = slice(max(first - number * size, 0), last - number * size)
             yield x[:, rows], y[rows], [code[rows] for code in codes]
 
     def truth(self, format: str) -> dict[str, Any]:  # noqa: A002 (as in `generate`)
