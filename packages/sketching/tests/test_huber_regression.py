@@ -93,7 +93,7 @@ def test_weights_are_repeated_rows(delta):
     torch.testing.assert_close(weighted.x, repeated.x, rtol=1e-7, atol=1e-7)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(
     seed=st.integers(0, 10**6),
     exponent=st.floats(-3, 3),

@@ -21,7 +21,7 @@ def problem(n, d, seed):
     return A, A.sum(1) + noise / torch.rand(n, dtype=torch.float64, generator=generator)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     seed=st.integers(0, 10**6),
     away=st.floats(-6, 2).map(lambda e: 10**e),
