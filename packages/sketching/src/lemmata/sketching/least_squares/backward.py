@@ -24,8 +24,8 @@ __all__ = ["backward_error"]
 def backward_error(A: Any, b: Any, x: Tensor, *, seed: int = 0) -> Float[Tensor, "..."]:
     r"""Estimate the smallest relative perturbation of A for which `x` solves the problem exactly.
 
-    The optimum is the least $\lVert E \rVert_F$ for which $x$ minimises $\lVert (A + E) x - b \rVert$. Karlson's
-    and Waldén's estimate of it,
+    Karlson's and Waldén's estimate of the least $\lVert E \rVert_F$ for which $x$ minimises
+    $\lVert (A + E) x - b \rVert$,
 
     $$\eta = \lVert (\lVert x \rVert^2 A^\top A + \lVert r \rVert^2 I)^{-1/2} A^\top r \rVert,$$
 

@@ -14,6 +14,7 @@ References:
 Axis letters: n rows, d columns, r rank, c targets.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -86,7 +87,7 @@ def lsqr(
         cosine, sine = rho / _safe(length), beta / _safe(length)
         step = torch.where(active, cosine * phi / _safe(length), 0)
         y = y + step * w
-        moved = step * torch.linalg.vector_norm(w, dim=0) > _eps(y) * torch.linalg.vector_norm(y, dim=0)
+        moved = step.abs() * torch.linalg.vector_norm(w, dim=0) > _eps(y) * torch.linalg.vector_norm(y, dim=0)
         w = v - sine * alpha / _safe(length) * w
         rho, phi = -cosine * alpha, sine * phi
         active = active & (phi * (alpha * cosine).abs() > tol * phi) & (phi > tol * size) & moved
@@ -126,14 +127,15 @@ def _correct(
     first = torch.linalg.vector_norm(c, dim=0)
     y = before = torch.zeros_like(c)
     best, residual, since = first, c, 0
+    patience = 4 + (math.ceil(4 * math.log(2) / -math.log(momentum)) if 0 < momentum < 1 else 4)
     for count in range(steps):
         y, before = y + (1 - momentum) ** 2 * residual + momentum * (y - before), y
         residual = c - preconditioner.solve_t(problem.normal(preconditioner.solve(y), ridge=ridge))
         size = torch.linalg.vector_norm(residual, dim=0)
         since = 0 if bool((size < 0.5 * best).any()) else since + 1
-        best = torch.minimum(best, size)
-        # Below rounding the residual stays where it is, and above a poor sketch's reach it grows.
-        if bool((size <= tol * first).all()) or since >= 8 or bool((size > 1e3 * first).any()):
+        best = torch.where(size < 0.5 * best, size, best)
+        # At the level of rounding the residual halves no more, and out of a poor sketch's reach it grows.
+        if bool((size <= tol * first).all()) or since >= patience or bool((size > 1e3 * first).any()):
             return y, count + 1, False
     return y, max(steps, 0), True
 

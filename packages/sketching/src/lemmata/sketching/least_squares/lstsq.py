@@ -228,7 +228,7 @@ def _sketch_and_solve(
         if _differentiates(a):
             a = a.to(torch.float64)
             y = a if sketch is None else sketch.partial(a, 0)
-        x = attach(y, yb, x, NormalEquations(found.preconditioner, found.cholesky))
+        x = attach(y, yb, x, NormalEquations(found.preconditioner, found.cholesky, y.matmul))
     found = replace(found, x=x.to(problem.dtype))
     return check_sketched(problem, found, ridge) if check else found
 

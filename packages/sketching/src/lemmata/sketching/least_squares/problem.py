@@ -21,6 +21,7 @@ from lemmata.sketching.stream import RowBlocks, as_row_blocks
 __all__ = ["Operator", "Problem", "adjoint", "product"]
 
 _ROWS = 16384  # rows of a tensor in memory that one block holds
+_SUM = 128  # rows of which a product with the transpose is added up at once
 _ENTRIES = 1 << 18  # entries of a block that is multiplied from both sides while it is in the cache
 
 
@@ -265,7 +266,13 @@ def adjoint(block: Any, y: Tensor) -> Tensor:
     """Return the transpose of a block of rows times `y` (rows, c)."""
     if isinstance(block, Operator):
         return block.adjoint(y)
-    x: Tensor = (y.T @ block).T if block.layout != torch.strided else block.T @ y
+    if block.layout != torch.strided:
+        x: Tensor = (y.T @ block).T
+        return x
+    # Where the residual is nearly orthogonal to the columns, long sums lose more than short ones.
+    x = y.new_zeros((block.shape[1], y.shape[1]))
+    for start in range(0, len(block), _SUM):
+        x += block[start : start + _SUM].T @ y[start : start + _SUM]
     return x
 
 
@@ -295,6 +302,8 @@ def _as_source(a: Any) -> "RowBlocks | Operator":
             raise ValueError(f"`A` (shape {tuple(a.shape)}) must be a matrix")
         if a.layout not in {torch.strided, torch.sparse_csr}:
             raise TypeError(f"`A` (layout {a.layout}) must be dense or sparse CSR")
+        if not a.dtype.is_floating_point:
+            raise TypeError(f"`A` (dtype {a.dtype}) must be real floating point")
         return RowBlocks.from_tensor(a.detach(), _ROWS)
     if isinstance(a, RowBlocks | np.ndarray) or hasattr(a, "tocsr"):
         return as_row_blocks(a)
