@@ -70,8 +70,8 @@ def test_excess_cost_is_at_most_twice_that_of_one_sampling():
     optimum = float(np.abs(whole[:, :-1] @ solve_l1(whole, np.ones(6000)) - whole[:, -1]).sum())
     generator = torch.Generator().manual_seed(0)
     q = sampling_probabilities(rows, 1, 300)
-    at_once = [excess(whole, sample_rows(q, generator), optimum) for _ in range(15)]
-    streamed = [excess(whole, stream(rows, 300, 512, seed=seed).coreset(), optimum) for seed in range(15)]
+    at_once = [excess(whole, sample_rows(q, generator), optimum) for _ in range(11)]
+    streamed = [excess(whole, stream(rows, 300, 512, seed=seed).coreset(), optimum) for seed in range(11)]
     assert np.median(streamed) <= 2 * np.median(at_once)
 
 
@@ -94,11 +94,11 @@ def test_memory_is_bounded():
     coreset = StreamingCoreset(1.0, 20)
     most = 0
     generator = torch.Generator().manual_seed(0)
-    for _ in range(200):
+    for _ in range(100):
         coreset.partial_fit(torch.randn(50, 3, generator=generator))
         most = max(most, coreset.rows_held)
-    assert coreset.rows_seen == 10_000
-    assert most <= 20 * (2 + math.log2(10_000 / 20))
+    assert coreset.rows_seen == 5000
+    assert most <= 20 * (2 + math.log2(5000 / 20))
     assert len(coreset.coreset()) == 20
 
 

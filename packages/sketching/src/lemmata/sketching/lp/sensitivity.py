@@ -144,14 +144,14 @@ def _newton_batch(white: Tensor, targets: Tensor, p: float) -> tuple[Tensor, Ten
     upper, gap = _certify(white, targets, x, p, mu)
     for _ in range(_MOST_STEPS):
         x, moving = _newton_step(white, targets, x, p, mu)
-        if moving and mu == 0:
+        if moving:
             continue
         upper_now, gap_now = _certify(white, targets, x, p, mu)
         better = gap_now < gap
         upper, gap = torch.where(better, upper_now, upper), torch.where(better, gap_now, gap)
-        if bool((gap <= _GAP).all()) or (not moving and mu <= _SMOOTHING * typical):
+        if bool((gap <= _GAP).all()) or mu <= _SMOOTHING * typical:
             break
-        mu = mu if moving else mu / 10
+        mu /= 10
     return upper, gap
 
 
@@ -184,8 +184,10 @@ def _newton_step(white: Tensor, targets: Tensor, x: Tensor, p: float, mu: float)
     """Return the next points, and whether any of them moves to some purpose."""
     residuals = x @ white.mT
     squares = residuals.square() + mu**2
-    curvature = squares.clamp(min=1e-300) ** (p / 2 - 2) * (mu**2 + (p - 1) * residuals.square())
-    gradient = _slopes(residuals, p, mu) @ white
+    power = squares.clamp(min=1e-300) ** (p / 2 - 2)  # the one power that first and second derivatives share
+    cost = (power * squares.square()).sum(1)
+    gradient = (power * squares * residuals) @ white
+    curvature = power * (mu**2 + (p - 1) * residuals.square())
     hessian = (white * curvature[:, :, None]).mT @ white
     ridge = 1e-13 * hessian.diagonal(dim1=1, dim2=2).sum(1) + 1e-300
     hessian = hessian + ridge[:, None, None] * torch.eye(white.shape[1], dtype=x.dtype, device=x.device)
@@ -195,14 +197,22 @@ def _newton_step(white: Tensor, targets: Tensor, x: Tensor, p: float, mu: float)
     along = (targets[:, :, None] * solved).sum(1)
     direction = solved[:, :, 1] * (along[:, :1] / along[:, 1:]) - solved[:, :, 0]
     decrement = -(gradient * direction).sum(1)
-    moves = direction @ white.mT
-    cost = squares.pow(p / 2).sum(1)
-    step = torch.ones_like(cost)
-    for _ in range(_HALVINGS):
-        now = ((residuals + step[:, None] * moves).square() + mu**2).pow(p / 2).sum(1)
-        short = now > cost - 0.1 * p * step * decrement + 1e-15 * cost
-        if not bool(short.any()):
-            break
-        step = torch.where(short, step / 2, step)
-    moving = decrement > 1e-14 * cost if mu == 0 or mu < 1e-9 else decrement > 1e-3 * cost
+    step = _line_search(residuals, direction @ white.mT, cost, p * decrement, p, mu)
+    moving = decrement > (1e-3 if mu > 1e-9 else 1e-12) * cost
     return x + step[:, None] * direction, bool(moving.any())
+
+
+def _line_search(
+    residuals: Tensor, moves: Tensor, cost: Tensor, slope: Tensor, p: float, mu: float
+) -> Tensor:
+    """Halve each row's step until the cost falls by a tenth of what its slope promises, or by rounding."""
+    step = torch.ones_like(cost)
+    rows = torch.arange(len(cost), device=cost.device)
+    for _ in range(_HALVINGS):
+        tried = residuals[rows] + step[rows, None] * moves[rows]
+        now = (tried.square() + mu**2).pow(p / 2).sum(1)
+        rows = rows[now > (1 + 1e-13) * cost[rows] - 0.1 * step[rows] * slope[rows]]
+        if not len(rows):
+            break
+        step[rows] /= 2
+    return step
