@@ -150,6 +150,14 @@ def test_a_part_truncated_after_opening_names_file_and_row_group(tmp_path, matri
         list(table.stream(table.chunks))
 
 
+def test_a_part_rewritten_after_opening(matrix, write_parts):
+    folder = write_parts(matrix, "parquet")
+    table = open_table(folder, chunk_rows=100)
+    pq.write_table(pa.table({"c0": matrix[:400, 0]}), folder / "part-0.parquet")
+    with pytest.raises(ValueError, match=r"part-0.parquet: has changed since it was opened"):
+        table.read(table.chunks[0], ["c0"])
+
+
 def test_parts_of_other_types(tmp_path):
     pq.write_table(pa.table({"a": [1, 2], "k": ["x", "y"]}), tmp_path / "0.parquet")
     pq.write_table(pa.table({"a": [0.5, 2.0], "k": ["x", "z"]}), tmp_path / "1.parquet")

@@ -40,7 +40,7 @@ def scan_parquet(path: str, chunk_rows: int) -> Scan:
     check_names(path, schema.names)
     columns = tuple(column_of(field) for field in schema)
     text = tuple(column.name for column in columns if column.kind == CATEGORICAL)
-    return Scan(ParquetPart(path, text, chunk_rows), columns, tuple(_pieces(rows, chunk_rows)))
+    return Scan(ParquetPart(path, text, sum(rows), chunk_rows), columns, tuple(_pieces(rows, chunk_rows)))
 
 
 def _pieces(group_rows: list[int], chunk_rows: int) -> Iterator[Where]:
@@ -59,11 +59,13 @@ class ParquetPart(Part):
     Args:
         path: The file.
         text: Names of the columns of text, which are read as dictionaries.
+        rows: Its rows.
         chunk_rows: Most rows of a piece.
     """
 
     path: str
     text: tuple[str, ...]
+    rows: int
     chunk_rows: int
 
     def stream(self, pieces: Sequence[Where], names: Sequence[str]) -> Iterator[dict[str, Values]]:
@@ -81,6 +83,8 @@ class ParquetPart(Part):
                 buffer_size=_BUFFER if sliced else 0,
             )
         with file:
+            if file.metadata.num_rows != self.rows:
+                raise ValueError(f"{self.path}: has changed since it was opened")
             for group, run in groupby(pieces, key=lambda piece: piece.group):
                 with _naming(f"{self.path}: row group {group}"):
                     tables = self._tables(file, group, list(run), list(names))
@@ -114,7 +118,9 @@ def _cut(batches: Iterator[Any], run: list[Where]) -> Iterator[Any]:
         missing = piece.rows
         while missing:
             if batch is None or not batch.num_rows:
-                batch = next(batches)
+                batch = next(batches, None)
+                if batch is None:
+                    raise ValueError("fewer rows than its footer tells")
             skip = min(max(piece.start - position, 0), batch.num_rows)
             taken = batch.slice(skip, missing) if skip < batch.num_rows else batch.slice(0, 0)
             used = skip + taken.num_rows
@@ -134,6 +140,6 @@ def _naming(what: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, ValueError, StopIteration, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{what}: not a readable Parquet file ({reason})") from error
