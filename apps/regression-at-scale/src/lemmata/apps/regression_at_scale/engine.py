@@ -174,10 +174,13 @@ def _fold_group(shared: tuple[Pass, Source], chunks: Sequence[Any]) -> State:
     settle()
     # A source that streams opens a file once for all chunks that lie in it.
     stream = getattr(source, "stream", None)
-    for rows in map(source.read, chunks) if stream is None else stream(chunks):
+    blocks = iter(map(source.read, chunks) if stream is None else stream(chunks))
+    for _ in chunks:
         if should_stop():
             raise InterruptedError("nobody waits for this any more")
+        rows = next(blocks)
         part = task.partial(rows)
+        del rows  # before the next ones are read
         state = part if state is None else task.add(state, part)
     assert state is not None  # noqa: S101  # a group has at least one chunk
     return state
