@@ -11,7 +11,9 @@ from lemmata.apps.kit.cli import App, TrainingVerbs, Verb, main
 VERBS = '''
 from pathlib import Path
 
-def add(left: int, right: float, *, out: Path, sizes: list[int] = [1, 2], twice: bool = False) -> None:
+def add(
+    left: int, right: float, *, out: Path, sizes: list[int] = [1, 2], twice: bool = False, how_many: int = 1
+) -> None:
     """Add two numbers.
 
     Args:
@@ -20,8 +22,9 @@ def add(left: int, right: float, *, out: Path, sizes: list[int] = [1, 2], twice:
         out: Where the sum goes.
         sizes: Sizes.
         twice: Count the sum twice.
+        how_many: Ones added.
     """
-    out.write_text(f"{(left + right) * (2 if twice else 1)} {sizes}")
+    out.write_text(f"{(left + right + how_many - 1) * (2 if twice else 1)} {sizes}")
 
 def join(parts: list[Path], last: str, *, out: Path, names: list[str] | None = None) -> None:
     """Join files' names."""
@@ -144,6 +147,8 @@ def test_a_verb_takes_arguments_and_a_configuration(app, tmp_path):
         "--sizes 3 4 5 --twice",
         "--twice true --sizes [3,4,5]",
         "--twice=true --sizes=[3,4,5]",
+        "--how-many 1 --twice --sizes 3 4 5",
+        "--how-many=1 --how_many 1 --twice --sizes 3 4 5",
     ],
 )
 def test_flags_and_lists_are_written_as_people_write_them(app, tmp_path, options):

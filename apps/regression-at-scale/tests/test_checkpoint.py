@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lemmata.apps.regression_at_scale.checkpoint import Checkpoint, load_plain, save_plain
+from lemmata.apps.regression_at_scale.engine.checkpoint import Checkpoint, load_plain, save_plain
 
 REQUEST = {"data": "abc", "ridge": 0.5, "target": ["y"]}
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from lemmata.apps.regression_at_scale.dataset import Dataset, RawDataset
-from lemmata.apps.regression_at_scale.encoding import Encoder
-from lemmata.apps.regression_at_scale.generate import generate
-from lemmata.apps.regression_at_scale.schema import select
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset, RawDataset
+from lemmata.apps.regression_at_scale.encoding.encoder import Encoder
 from lemmata.apps.regression_at_scale.sources import open_table
+from lemmata.apps.regression_at_scale.sources.schema import select
+from lemmata.apps.regression_at_scale.verbs.generate import generate
 
 MEASURE = """
 import pathlib, sys
@@ -107,9 +107,9 @@ def test_memory_is_bounded_by_the_chunk(tmp_path, form):
     chunk_rows = 16384
     chunk = chunk_rows * 60 * 8 / 2**20
     imports = (
-        "from lemmata.apps.regression_at_scale.dataset import Dataset\n"
-        "from lemmata.apps.regression_at_scale.encoding import Encoder\n"
-        "from lemmata.apps.regression_at_scale.schema import select"
+        "from lemmata.apps.regression_at_scale.encoding.dataset import Dataset\n"
+        "from lemmata.apps.regression_at_scale.encoding.encoder import Encoder\n"
+        "from lemmata.apps.regression_at_scale.sources.schema import select"
     )
     target = "c59" if form == "npy" else "y"
     source = f"Dataset(table, Encoder(select(table.columns, target={target!r})))"

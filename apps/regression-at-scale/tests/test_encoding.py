@@ -11,11 +11,11 @@ import pytest
 import torch
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from lemmata.apps.regression_at_scale.dataset import Dataset, RawDataset
-from lemmata.apps.regression_at_scale.encoding import Encoder
-from lemmata.apps.regression_at_scale.moments import Moments
-from lemmata.apps.regression_at_scale.schema import Column, Selection, select
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset, RawDataset
+from lemmata.apps.regression_at_scale.encoding.encoder import Encoder
+from lemmata.apps.regression_at_scale.encoding.moments import Moments
 from lemmata.apps.regression_at_scale.sources import open_table
+from lemmata.apps.regression_at_scale.sources.schema import Column, Selection, select
 
 
 def fitted(table, *, impute="error", target="y", categorical=(), weight=None, exclude=(), **options):
@@ -213,9 +213,9 @@ def test_state_round_trip(columns, put):
 def test_columns_are_the_same_in_every_process(columns, put):
     table = put(columns)
     program = (
-        "from lemmata.apps.regression_at_scale.moments import Moments\n"
-        "from lemmata.apps.regression_at_scale.encoding import Encoder\n"
-        "from lemmata.apps.regression_at_scale.schema import select\n"
+        "from lemmata.apps.regression_at_scale.encoding.moments import Moments\n"
+        "from lemmata.apps.regression_at_scale.encoding.encoder import Encoder\n"
+        "from lemmata.apps.regression_at_scale.sources.schema import select\n"
         "from lemmata.apps.regression_at_scale.sources import open_table\n"
         f"table = open_table({table.parts[0].path!r}, chunk_rows=1000)\n"
         "moments = Moments(select(table.columns, target='y', categorical=['n']))\n"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from lemmata.apps.regression_at_scale.checkpoint import Checkpoint
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.passes import Pass, Source
-from lemmata.apps.regression_at_scale.progress import Silent, open_progress
-from lemmata.apps.regression_at_scale.scheduler import Workers, connect, one_thread
+from lemmata.apps.regression_at_scale.engine.checkpoint import Checkpoint
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.passes import Pass, Source
+from lemmata.apps.regression_at_scale.engine.progress import Silent, open_progress
+from lemmata.apps.regression_at_scale.engine.scheduler import Workers, connect, one_thread
 
 
 @dataclass(frozen=True)

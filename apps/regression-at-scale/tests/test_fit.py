@@ -14,10 +14,10 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, Ridge
 
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.fit import fit
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.progress import Silent
 from lemmata.apps.regression_at_scale.model import RegressionModel
-from lemmata.apps.regression_at_scale.progress import Silent
+from lemmata.apps.regression_at_scale.verbs.fit import fit
 
 
 def table(n=2000, d=5, c=1, *, seed=0, condition=1.0):
@@ -266,7 +266,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, after):
 
 def eager(folder, request, *, resume=False):
     """Return a checkpoint that writes every time."""
-    from lemmata.apps.regression_at_scale.checkpoint import Checkpoint
+    from lemmata.apps.regression_at_scale.engine.checkpoint import Checkpoint
 
     checkpoint = Checkpoint(folder, request, resume=resume, every=0.0)
     checkpoint._pause = 0.0
@@ -281,9 +281,9 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path):
     program = (
         "import time\n"
         "import lemmata.apps.regression_at_scale.run_folder as folders\n"
-        "from lemmata.apps.regression_at_scale.checkpoint import Checkpoint\n"
-        "from lemmata.apps.regression_at_scale.progress import Silent\n"
-        "from lemmata.apps.regression_at_scale.fit import fit\n"
+        "from lemmata.apps.regression_at_scale.engine.checkpoint import Checkpoint\n"
+        "from lemmata.apps.regression_at_scale.engine.progress import Silent\n"
+        "from lemmata.apps.regression_at_scale.verbs.fit import fit\n"
         "folders.Checkpoint = lambda *a, **k: Checkpoint(*a, **k, every=0.01)\n"
         "Silent.advance = lambda self, rows: time.sleep(0.02)\n"
         f"fit([{data!r}], target='y', out={str(tmp_path / 'killed')!r}, chunk_rows=500, quiet=True)\n"

@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from lemmata.apps.regression_at_scale import generate as module
 from lemmata.apps.regression_at_scale import problem as problem_module
-from lemmata.apps.regression_at_scale.generate import generate
 from lemmata.apps.regression_at_scale.problem import Problem
 from lemmata.apps.regression_at_scale.sources import open_table
+from lemmata.apps.regression_at_scale.verbs import generate as module
+from lemmata.apps.regression_at_scale.verbs.generate import generate
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_an_unfinished_run_is_continued(tmp_path, monkeypatch):
 def test_a_killed_run_is_continued(tmp_path):
     program = (
         "from pathlib import Path\n"
-        "from lemmata.apps.regression_at_scale.generate import generate\n"
+        "from lemmata.apps.regression_at_scale.verbs.generate import generate\n"
         f"generate(Path({str(tmp_path / 'a')!r}), rows=3_000_000, columns=20, files=12)"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)

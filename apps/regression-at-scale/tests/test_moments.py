@@ -10,10 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lemmata.apps.regression_at_scale.dataset import RawDataset
-from lemmata.apps.regression_at_scale.moments import Moments
-from lemmata.apps.regression_at_scale.schema import select
+from lemmata.apps.regression_at_scale.encoding.dataset import RawDataset
+from lemmata.apps.regression_at_scale.encoding.moments import Moments
 from lemmata.apps.regression_at_scale.sources import open_table
+from lemmata.apps.regression_at_scale.sources.schema import select
 
 
 def run(moments, dataset):

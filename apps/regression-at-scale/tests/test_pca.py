@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.pca import Components, pca
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.verbs.pca import Components, pca
 
 
 @pytest.fixture

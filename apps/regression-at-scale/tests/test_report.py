@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lemmata.apps.regression_at_scale.dataset import Rows
-from lemmata.apps.regression_at_scale.diagnostics import DiagnosticsPass, quantiles
-from lemmata.apps.regression_at_scale.fit import fit
-from lemmata.apps.regression_at_scale.plan import Plan
+from lemmata.apps.regression_at_scale.encoding.dataset import Rows
+from lemmata.apps.regression_at_scale.methods.diagnostics import DiagnosticsPass, quantiles
+from lemmata.apps.regression_at_scale.methods.plan import Plan
+from lemmata.apps.regression_at_scale.verbs.fit import fit
 from lemmata.sketching.least_squares import Preconditioner
 
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, Ridge
 
-from lemmata.apps.regression_at_scale.dataset import Rows
-from lemmata.apps.regression_at_scale.least_squares import (
+from lemmata.apps.regression_at_scale.encoding.dataset import Rows
+from lemmata.apps.regression_at_scale.methods.least_squares import (
     GramPass,
     GramSums,
     Sketched,
     SketchPass,
     default_sketch_rows,
 )
-from lemmata.apps.regression_at_scale.ridge import cross_validate, ridge_path
+from lemmata.apps.regression_at_scale.methods.ridge import cross_validate, ridge_path
 
 
 def problem(n=300, d=5, c=1, *, seed=0, weights=False, intercept=True, condition=1.0):

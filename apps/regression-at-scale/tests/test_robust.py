@@ -5,12 +5,12 @@ import pytest
 import scipy.optimize
 import torch
 
-from lemmata.apps.regression_at_scale.encoding import Rows
-from lemmata.apps.regression_at_scale.engine import Engine
+from lemmata.apps.regression_at_scale.encoding.encoder import Rows
+from lemmata.apps.regression_at_scale.encoding.opening import encode, open_rows
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.methods.robust import draw_coreset, fit_robust
+from lemmata.apps.regression_at_scale.methods.sampling import RowScores, SamplePass, parts
 from lemmata.apps.regression_at_scale.model import Loss
-from lemmata.apps.regression_at_scale.opening import encode, open_rows
-from lemmata.apps.regression_at_scale.robust import draw_coreset, fit_robust
-from lemmata.apps.regression_at_scale.sampling import RowScores, SamplePass, parts
 
 
 @pytest.fixture

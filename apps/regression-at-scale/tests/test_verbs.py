@@ -8,13 +8,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from lemmata.apps.regression_at_scale.compare import OURS, compare
-from lemmata.apps.regression_at_scale.coreset import WEIGHT, coreset
-from lemmata.apps.regression_at_scale.doctor import doctor
-from lemmata.apps.regression_at_scale.fit import fit
 from lemmata.apps.regression_at_scale.model import RegressionModel
-from lemmata.apps.regression_at_scale.predict import predict
-from lemmata.apps.regression_at_scale.score import score
+from lemmata.apps.regression_at_scale.verbs.compare import OURS, compare
+from lemmata.apps.regression_at_scale.verbs.coreset import WEIGHT, coreset
+from lemmata.apps.regression_at_scale.verbs.doctor import doctor
+from lemmata.apps.regression_at_scale.verbs.fit import fit
+from lemmata.apps.regression_at_scale.verbs.predict import predict
+from lemmata.apps.regression_at_scale.verbs.score import score
 
 ROWS = 1200
 

@@ -203,7 +203,7 @@ def _run_function(app: App, verb: str, arguments: list[str]) -> None:
 def _as_written(arguments: list[str], hints: Mapping[str, str], places: Sequence[str]) -> list[str]:
     """Return arguments as jsonargparse wants them: values of a flag and brackets round a list.
 
-    People write `a.csv b.csv --force --res 16 32`; jsonargparse reads `["a.csv","b.csv"] --force=true
+    People write `a.csv b.csv --dry-run --res 16 32`; jsonargparse reads `["a.csv","b.csv"] --dry_run=true
     --res=[16,32]`.
 
     Args:
@@ -219,16 +219,19 @@ def _as_written(arguments: list[str], hints: Mapping[str, str], places: Sequence
         if not argument.startswith("--"):
             bare.append(argument)
             continue
-        name = argument.removeprefix("--")
+        name, equals, value = argument.removeprefix("--").partition("=")
+        name = name.replace("-", "_") if name.replace("-", "_") in hints else name
         values = list(itertools.takewhile(lambda value: not value.startswith("--"), rest))
-        if "bool" in hints.get(name, "") and values[:1] not in (["true"], ["false"]):
-            options.append(f"{argument}=true")
+        if equals:
+            options.append(f"--{name}={value}")
+        elif "bool" in hints.get(name, "") and values[:1] not in (["true"], ["false"]):
+            options.append(f"--{name}=true")
         elif "list" in hints.get(name, "") and values:
-            options.append(f"{argument}={_as_list(values, hints[name])}")
+            options.append(f"--{name}={_as_list(values, hints[name])}")
             del rest[: len(values)]
-        else:  # `--name=value` has its value already
-            options += [argument, *([] if "=" in name else values[:1])]
-            del rest[: 0 if "=" in name else 1 if values else 0]
+        else:
+            options += [f"--{name}", *values[:1]]
+            del rest[: len(values[:1])]
     for place, name in enumerate(places):
         if "list" in hints[name] and (taken := bare[place : len(bare) - (len(places) - place - 1)]):
             bare[place : place + len(taken)] = [_as_list(taken, hints[name])]

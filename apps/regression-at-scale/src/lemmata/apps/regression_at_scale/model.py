@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.checkpoint import load_plain, save_plain
+from lemmata.apps.regression_at_scale.engine.checkpoint import load_plain, save_plain
 
 __all__ = ["Loss", "RegressionModel"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lemmata.apps.kit.files import new_output, read_json
-from lemmata.apps.regression_at_scale.checkpoint import Checkpoint
+from lemmata.apps.regression_at_scale.engine.checkpoint import Checkpoint
 
 __all__ = ["RunFolder"]
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lemmata.apps.regression_at_scale.schema import CATEGORICAL, NUMERIC, OTHER, Column
 from lemmata.apps.regression_at_scale.sources.part import Categories, Values
+from lemmata.apps.regression_at_scale.sources.schema import CATEGORICAL, NUMERIC, OTHER, Column
 
 __all__ = ["column_of", "to_values"]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lemmata.apps.regression_at_scale.schema import CATEGORICAL, NUMERIC, OTHER, Column, check_names
 from lemmata.apps.regression_at_scale.sources.arrow import column_of, to_values
 from lemmata.apps.regression_at_scale.sources.part import Part, Scan, Values, Where
+from lemmata.apps.regression_at_scale.sources.schema import CATEGORICAL, NUMERIC, OTHER, Column, check_names
 from lemmata.apps.regression_at_scale.sources.text import (
     line_number,
     read_range,

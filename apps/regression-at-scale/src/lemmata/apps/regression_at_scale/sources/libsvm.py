@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lemmata.apps.regression_at_scale.schema import NUMERIC, Column
 from lemmata.apps.regression_at_scale.sources.part import Part, Scan, Values, Where
+from lemmata.apps.regression_at_scale.sources.schema import NUMERIC, Column
 from lemmata.apps.regression_at_scale.sources.text import (
     line_number,
     read_range,

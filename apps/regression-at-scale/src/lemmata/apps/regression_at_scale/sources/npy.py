@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from lemmata.apps.regression_at_scale.schema import NUMERIC, Column
 from lemmata.apps.regression_at_scale.sources.part import Part, Scan, Values, Where
+from lemmata.apps.regression_at_scale.sources.schema import NUMERIC, Column
 
 __all__ = ["NpyPart", "even_pieces", "scan_npy"]
 

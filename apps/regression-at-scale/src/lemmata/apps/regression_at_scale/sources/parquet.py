@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from lemmata.apps.regression_at_scale.schema import CATEGORICAL, check_names
 from lemmata.apps.regression_at_scale.sources.arrow import column_of, to_values
 from lemmata.apps.regression_at_scale.sources.part import Part, Scan, Values, Where
+from lemmata.apps.regression_at_scale.sources.schema import CATEGORICAL, check_names
 
 __all__ = ["ParquetPart", "scan_parquet"]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lemmata.apps.regression_at_scale.schema import Column
+from lemmata.apps.regression_at_scale.sources.schema import Column
 
 __all__ = ["Block", "Categories", "Chunk", "Part", "Scan", "Values", "Where"]
 

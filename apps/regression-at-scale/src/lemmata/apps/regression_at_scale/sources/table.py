@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from lemmata.apps.regression_at_scale.schema import Column
 from lemmata.apps.regression_at_scale.sources.csv_file import scan_csv
 from lemmata.apps.regression_at_scale.sources.finding import find_parts
 from lemmata.apps.regression_at_scale.sources.libsvm import scan_libsvm
 from lemmata.apps.regression_at_scale.sources.npy import scan_npy
 from lemmata.apps.regression_at_scale.sources.parquet import scan_parquet
 from lemmata.apps.regression_at_scale.sources.part import Block, Chunk, Part, Scan
+from lemmata.apps.regression_at_scale.sources.schema import Column
 from lemmata.apps.regression_at_scale.sources.zarr_array import scan_zarr
 
 __all__ = ["Table", "open_table"]

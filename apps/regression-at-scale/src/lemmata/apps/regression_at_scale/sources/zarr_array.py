@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from lemmata.apps.regression_at_scale.schema import NUMERIC, Column, check_names
 from lemmata.apps.regression_at_scale.sources.npy import even_pieces
 from lemmata.apps.regression_at_scale.sources.part import Part, Scan, Values, Where
+from lemmata.apps.regression_at_scale.sources.schema import NUMERIC, Column, check_names
 
 __all__ = ["ZarrPart", "scan_zarr"]
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from lemmata.apps.kit.files import new_output, write_json
 from lemmata.apps.kit.tables import Table
-from lemmata.apps.regression_at_scale.dataset import Dataset
-from lemmata.apps.regression_at_scale.encoding import Rows
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.least_squares import SketchPass, default_sketch_rows
-from lemmata.apps.regression_at_scale.opening import encode, open_rows
-from lemmata.apps.regression_at_scale.passes import State
-from lemmata.apps.regression_at_scale.progress import open_progress
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset
+from lemmata.apps.regression_at_scale.encoding.encoder import Rows
+from lemmata.apps.regression_at_scale.encoding.opening import encode, open_rows
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.engine.progress import open_progress
+from lemmata.apps.regression_at_scale.methods.least_squares import SketchPass, default_sketch_rows
 from lemmata.sketching.least_squares import Preconditioner
 
 __all__ = ["LeveragePass", "doctor"]

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lemmata.apps.regression_at_scale.dataset import Dataset
-from lemmata.apps.regression_at_scale.encoding import Encoder
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset
+from lemmata.apps.regression_at_scale.encoding.encoder import Encoder
+from lemmata.apps.regression_at_scale.engine.progress import open_progress
 from lemmata.apps.regression_at_scale.model import RegressionModel
-from lemmata.apps.regression_at_scale.progress import open_progress
 from lemmata.apps.regression_at_scale.sources import open_table
 from lemmata.apps.regression_at_scale.sources.part import Chunk
 from lemmata.apps.regression_at_scale.writing import check_free, open_writer, to_arrow

@@ -60,7 +60,7 @@ def to_html(report: Mapping[str, Any], samples: Mapping[str, tuple[list[float], 
 
 def _figures(report: Mapping[str, Any], samples: Mapping[str, tuple[list[float], list[float]]]) -> list[str]:
     """Draw what there is to draw."""
-    from lemmata.apps.regression_at_scale import figures
+    from lemmata.apps.regression_at_scale.report import figures
 
     drawn = []
     for fit in report["fit"][:_TARGETS_DRAWN]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.encoding import Encoder, Rows
-from lemmata.apps.regression_at_scale.schema import CATEGORICAL, NUMERIC, Selection
+from lemmata.apps.regression_at_scale.encoding.encoder import Encoder, Rows
 from lemmata.apps.regression_at_scale.sources.part import Block, Chunk
+from lemmata.apps.regression_at_scale.sources.schema import CATEGORICAL, NUMERIC, Selection
 from lemmata.apps.regression_at_scale.sources.table import Table
 from lemmata.sketching.stream import RowBlocks
 
@@ -68,7 +68,7 @@ class Dataset:
 
     Examples:
         >>> import tempfile, pathlib, numpy as np
-        >>> from lemmata.apps.regression_at_scale.schema import select
+        >>> from lemmata.apps.regression_at_scale.sources.schema import select
         >>> from lemmata.apps.regression_at_scale.sources import open_table
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "table.npy"
         >>> np.save(path, np.arange(12.0).reshape(4, 3))

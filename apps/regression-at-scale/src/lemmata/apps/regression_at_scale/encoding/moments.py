@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.schema import Selection
 from lemmata.apps.regression_at_scale.sources.part import Block
+from lemmata.apps.regression_at_scale.sources.schema import Selection
 
 __all__ = ["Moments", "State", "check_finite"]
 
@@ -44,7 +44,7 @@ class Moments:
         max_levels: Most levels a categorical feature may have.
 
     Examples:
-        >>> from lemmata.apps.regression_at_scale.schema import Column
+        >>> from lemmata.apps.regression_at_scale.sources.schema import Column
         >>> Moments(Selection((Column("a", "numeric", "double"),), ("y",))).columns
         ('a', 'y')
     """

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.moments import Moments, State, check_finite
-from lemmata.apps.regression_at_scale.schema import CATEGORICAL, Column, Selection
+from lemmata.apps.regression_at_scale.encoding.moments import Moments, State, check_finite
 from lemmata.apps.regression_at_scale.sources.part import Block
+from lemmata.apps.regression_at_scale.sources.schema import CATEGORICAL, Column, Selection
 
 __all__ = ["INTERCEPT", "Encoder", "Rows"]
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.least_squares import GramSums
+from lemmata.apps.regression_at_scale.methods.least_squares import GramSums
 from lemmata.sketching.least_squares import Preconditioner
 
 __all__ = ["RidgeCurve", "RidgePath", "cross_validate", "ridge_path"]

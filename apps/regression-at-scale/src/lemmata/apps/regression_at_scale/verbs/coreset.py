@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from lemmata.apps.kit.files import write_json
-from lemmata.apps.regression_at_scale.engine import Engine
+from lemmata.apps.regression_at_scale.encoding.opening import encode, open_rows
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.progress import open_progress
+from lemmata.apps.regression_at_scale.methods.robust import draw_coreset
 from lemmata.apps.regression_at_scale.model import Loss
-from lemmata.apps.regression_at_scale.opening import encode, open_rows
-from lemmata.apps.regression_at_scale.progress import open_progress
-from lemmata.apps.regression_at_scale.robust import draw_coreset
 from lemmata.apps.regression_at_scale.sources.part import Categories
 from lemmata.apps.regression_at_scale.sources.table import Table
 from lemmata.apps.regression_at_scale.writing import check_free, open_writer, to_arrow

@@ -14,10 +14,10 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
-from lemmata.apps.regression_at_scale.checkpoint import Checkpoint
-from lemmata.apps.regression_at_scale.passes import Pass, Source, State
-from lemmata.apps.regression_at_scale.progress import Progress, Silent
-from lemmata.apps.regression_at_scale.scheduler import Future, Workers, connect, settle, should_stop
+from lemmata.apps.regression_at_scale.engine.checkpoint import Checkpoint
+from lemmata.apps.regression_at_scale.engine.passes import Pass, Source, State
+from lemmata.apps.regression_at_scale.engine.progress import Progress, Silent
+from lemmata.apps.regression_at_scale.engine.scheduler import Future, Workers, connect, settle, should_stop
 
 __all__ = ["Engine"]
 

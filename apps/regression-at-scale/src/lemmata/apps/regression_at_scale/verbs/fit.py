@@ -13,16 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lemmata.apps.regression_at_scale.dataset import RawDataset
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.job import DTYPES, Job
+from lemmata.apps.regression_at_scale.encoding.dataset import RawDataset
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.progress import open_progress
+from lemmata.apps.regression_at_scale.engine.scheduler import connect, cores
+from lemmata.apps.regression_at_scale.methods.job import DTYPES, Job
 from lemmata.apps.regression_at_scale.model import Loss
-from lemmata.apps.regression_at_scale.progress import open_progress
-from lemmata.apps.regression_at_scale.report import Findings, write_run
+from lemmata.apps.regression_at_scale.report.report import Findings, write_run
 from lemmata.apps.regression_at_scale.run_folder import RunFolder
-from lemmata.apps.regression_at_scale.scheduler import connect, cores
-from lemmata.apps.regression_at_scale.schema import select
 from lemmata.apps.regression_at_scale.sources import open_table
+from lemmata.apps.regression_at_scale.sources.schema import select
 
 __all__ = ["fit"]
 

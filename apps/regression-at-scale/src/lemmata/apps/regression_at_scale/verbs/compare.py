@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lemmata.apps.kit.files import new_output
 from lemmata.apps.kit.tables import Table
-from lemmata.apps.regression_at_scale.dataset import Dataset
-from lemmata.apps.regression_at_scale.encoding import Encoder
-from lemmata.apps.regression_at_scale.engine import Engine
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset
+from lemmata.apps.regression_at_scale.encoding.encoder import Encoder
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.progress import open_progress
+from lemmata.apps.regression_at_scale.engine.scheduler import one_thread
+from lemmata.apps.regression_at_scale.methods.sampling import SamplePass, parts
 from lemmata.apps.regression_at_scale.model import Loss, RegressionModel
-from lemmata.apps.regression_at_scale.progress import open_progress
-from lemmata.apps.regression_at_scale.sampling import SamplePass, parts
-from lemmata.apps.regression_at_scale.scheduler import one_thread
 from lemmata.apps.regression_at_scale.sources import open_table
 from lemmata.sketching.least_squares import lstsq
 from lemmata.sketching.lp.huber import huber_regression
@@ -31,6 +33,8 @@ from lemmata.sketching.lp.losses import HuberLoss, PowerLoss
 from lemmata.sketching.lp.regression import lp_regression
 
 __all__ = ["compare"]
+
+Floats = npt.NDArray[np.float64]
 
 _REPEATS = 3
 OURS = "lemmata, on the sample"
@@ -162,7 +166,6 @@ def _solvers(loss: Loss, ridge: float, intercept: Tensor) -> Mapping[str, Callab
 
 def _least_squares(ridge: float, intercept: Tensor) -> Mapping[str, Callable[[Half], Tensor]]:
     """Return solvers of least squares; with a penalty, which the intercept does not bear, each takes it."""
-    import numpy as np
     import scipy.linalg
     from sklearn.linear_model import Ridge, SGDRegressor
     from sklearn.pipeline import make_pipeline
@@ -230,16 +233,15 @@ def _minimise(rho: PowerLoss | HuberLoss, half: Half) -> Tensor:
     a = half.x / scale
     power = rho.p if isinstance(rho, PowerLoss) else 1.0
 
-    def cost(z: Any) -> tuple[float, Any]:
+    def cost(z: Floats) -> tuple[float, Floats]:
         residual = half.y - a @ torch.from_numpy(z)
         force = half.weights * rho.weights(residual, 1e-12) * residual
-        return float((half.weights * rho.value(residual)).sum()), (-power * (a.T @ force)).numpy()
+        gradient: Floats = (-power * (a.T @ force)).numpy()
+        return float((half.weights * rho.value(residual)).sum()), gradient
 
     options = {"maxiter": 1000, "maxfun": 2000}
-    answer = scipy.optimize.minimize(
-        cost, torch.zeros(a.shape[1]).double().numpy(), jac=True, method="L-BFGS-B", options=options
-    )
-    return torch.from_numpy(answer.x) / scale
+    answer = scipy.optimize.minimize(cost, np.zeros(a.shape[1]), jac=True, method="L-BFGS-B", options=options)
+    return torch.from_numpy(np.asarray(answer.x)) / scale
 
 
 def _with_intercept(slopes: Any, intercept: float, place: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lemmata.apps.kit.files import new_output, write_json
 from lemmata.apps.kit.tables import Table
-from lemmata.apps.regression_at_scale.dataset import Dataset
-from lemmata.apps.regression_at_scale.encoding import Encoder, Rows
-from lemmata.apps.regression_at_scale.engine import Engine
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset
+from lemmata.apps.regression_at_scale.encoding.encoder import Encoder, Rows
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.engine.progress import open_progress
 from lemmata.apps.regression_at_scale.model import RegressionModel
-from lemmata.apps.regression_at_scale.passes import State
-from lemmata.apps.regression_at_scale.progress import open_progress
 from lemmata.apps.regression_at_scale.sources import open_table
 
 __all__ = ["ScorePass", "score"]

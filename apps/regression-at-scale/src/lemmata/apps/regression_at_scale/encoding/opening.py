@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from lemmata.apps.regression_at_scale.dataset import Dataset, RawDataset
-from lemmata.apps.regression_at_scale.encoding import Encoder
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.moments import Moments
-from lemmata.apps.regression_at_scale.schema import select
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset, RawDataset
+from lemmata.apps.regression_at_scale.encoding.encoder import Encoder
+from lemmata.apps.regression_at_scale.encoding.moments import Moments
+from lemmata.apps.regression_at_scale.engine.engine import Engine
 from lemmata.apps.regression_at_scale.sources import open_table
+from lemmata.apps.regression_at_scale.sources.schema import select
 
 __all__ = ["encode", "open_rows"]
 

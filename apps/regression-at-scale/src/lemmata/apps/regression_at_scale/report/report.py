@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from lemmata.apps.kit.files import write_atomically, write_json
-from lemmata.apps.regression_at_scale.diagnostics import DiagnosticsPass, quantiles
-from lemmata.apps.regression_at_scale.encoding import INTERCEPT
-from lemmata.apps.regression_at_scale.least_squares import Sketched
+from lemmata.apps.regression_at_scale.encoding.encoder import INTERCEPT
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.methods.diagnostics import DiagnosticsPass, quantiles
+from lemmata.apps.regression_at_scale.methods.least_squares import Sketched
+from lemmata.apps.regression_at_scale.methods.ridge import RidgeCurve
 from lemmata.apps.regression_at_scale.model import RegressionModel
-from lemmata.apps.regression_at_scale.page import to_html
-from lemmata.apps.regression_at_scale.passes import State
-from lemmata.apps.regression_at_scale.ridge import RidgeCurve
+from lemmata.apps.regression_at_scale.report.page import to_html
 
 __all__ = ["Findings", "build_report", "write_run"]
 

@@ -7,24 +7,24 @@ from typing import Any
 
 import torch
 
-from lemmata.apps.regression_at_scale.dataset import Dataset, RawDataset
-from lemmata.apps.regression_at_scale.diagnostics import DiagnosticsPass
-from lemmata.apps.regression_at_scale.encoding import INTERCEPT, Encoder
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.least_squares import Sketched, SketchPass, default_sketch_rows
-from lemmata.apps.regression_at_scale.model import Loss, RegressionModel
-from lemmata.apps.regression_at_scale.moments import Moments
-from lemmata.apps.regression_at_scale.passes import State
-from lemmata.apps.regression_at_scale.plan import Plan
-from lemmata.apps.regression_at_scale.report import Findings
-from lemmata.apps.regression_at_scale.schema import Selection
-from lemmata.apps.regression_at_scale.solution import (
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset, RawDataset
+from lemmata.apps.regression_at_scale.encoding.encoder import INTERCEPT, Encoder
+from lemmata.apps.regression_at_scale.encoding.moments import Moments
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.methods.diagnostics import DiagnosticsPass
+from lemmata.apps.regression_at_scale.methods.least_squares import Sketched, SketchPass, default_sketch_rows
+from lemmata.apps.regression_at_scale.methods.plan import Plan
+from lemmata.apps.regression_at_scale.methods.solution import (
     Solution,
     certificate_of,
     penalty_of,
     solve_least_squares,
 )
+from lemmata.apps.regression_at_scale.model import Loss, RegressionModel
+from lemmata.apps.regression_at_scale.report.report import Findings
 from lemmata.apps.regression_at_scale.sources import Table
+from lemmata.apps.regression_at_scale.sources.schema import Selection
 
 __all__ = ["DTYPES", "Job"]
 
@@ -88,7 +88,8 @@ class Job:
                 "lower bound",
             )
         )
-        return (*first, *(("sketch",) if self.diagnostics else ()), "sketch", *own, *last)
+        again = ("sketch",) if self.diagnostics and self.selection.weight is not None else ()
+        return (*first, *again, "sketch", *own, *last)
 
     @property
     def needs_moments(self) -> bool:
@@ -212,12 +213,14 @@ class Job:
         )
 
     def _robust(self, engine: Engine, dataset: Dataset) -> Findings:
-        from lemmata.apps.regression_at_scale.robust import fit_robust
+        from lemmata.apps.regression_at_scale.methods.robust import fit_robust
 
         sketched = self._sketch(engine, dataset) if self.diagnostics else None
         found = fit_robust(
             engine,
             self.loss,
+            # Weights scale this sketch's rows by their roots: another power of the loss needs another sketch.
+            sketch=sketched.sketch if sketched is not None and self.selection.weight is None else None,
             sketch_rows=self.sketch_rows,
             coreset_size=self.coreset_size,
             rtol=self.rtol,

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.encoding import Rows
-from lemmata.apps.regression_at_scale.passes import State
+from lemmata.apps.regression_at_scale.encoding.encoder import Rows
+from lemmata.apps.regression_at_scale.engine.passes import State
 from lemmata.sketching.least_squares import PreconditionedGram, Preconditioner
 from lemmata.sketching.operators import RowSampling, SketchOperator, SparseSign
 from lemmata.sketching.operators.counter import words

@@ -12,10 +12,10 @@ import torch
 from lemmata.apps.kit.files import new_output, read_json
 from lemmata.apps.kit.plots import new_figure, save_figure
 from lemmata.apps.kit.tables import Table
-from lemmata.apps.regression_at_scale.compare import compare
-from lemmata.apps.regression_at_scale.fit import fit
-from lemmata.apps.regression_at_scale.generate import generate
 from lemmata.apps.regression_at_scale.model import RegressionModel
+from lemmata.apps.regression_at_scale.verbs.compare import compare
+from lemmata.apps.regression_at_scale.verbs.fit import fit
+from lemmata.apps.regression_at_scale.verbs.generate import generate
 
 __all__ = ["demo", "peak_memory"]
 

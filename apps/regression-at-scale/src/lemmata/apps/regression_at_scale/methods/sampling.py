@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.encoding import Rows
-from lemmata.apps.regression_at_scale.least_squares import SketchPass
-from lemmata.apps.regression_at_scale.passes import State
+from lemmata.apps.regression_at_scale.encoding.encoder import Rows
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.methods.least_squares import SketchPass
 from lemmata.sketching.lp import Coreset, LewisScores, PrioritySample
 
 __all__ = ["JointSketch", "RowScores", "SamplePass", "joined", "parts"]

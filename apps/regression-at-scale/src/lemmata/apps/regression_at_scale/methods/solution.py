@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.least_squares import GramPass, GramSums, Sketched
-from lemmata.apps.regression_at_scale.passes import State
-from lemmata.apps.regression_at_scale.ridge import RidgeCurve, RidgePath, cross_validate, ridge_path
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.methods.least_squares import GramPass, GramSums, Sketched
+from lemmata.apps.regression_at_scale.methods.ridge import RidgeCurve, RidgePath, cross_validate, ridge_path
 from lemmata.sketching.least_squares import PreconditionedGram, ResidualSums, certify
 
 __all__ = ["Solution", "certificate_of", "penalty_of", "solve_least_squares"]

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.encoding import Rows
-from lemmata.apps.regression_at_scale.least_squares import BLOCK
-from lemmata.apps.regression_at_scale.passes import State
+from lemmata.apps.regression_at_scale.encoding.encoder import Rows
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.methods.least_squares import BLOCK
 from lemmata.sketching.least_squares import Preconditioner
 from lemmata.sketching.lp import PrioritySample
 

@@ -22,17 +22,17 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from lemmata.apps.regression_at_scale.encoding import Rows
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.least_squares import default_sketch_rows
-from lemmata.apps.regression_at_scale.model import Loss
-from lemmata.apps.regression_at_scale.passes import State
-from lemmata.apps.regression_at_scale.sampling import (
+from lemmata.apps.regression_at_scale.encoding.encoder import Rows
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.methods.least_squares import default_sketch_rows
+from lemmata.apps.regression_at_scale.methods.sampling import (
     JointSketch,
     RowScores,
     SamplePass,
     parts,
 )
+from lemmata.apps.regression_at_scale.model import Loss
 from lemmata.sketching.least_squares import Preconditioner
 from lemmata.sketching.lp import Coreset, LewisScores, lewis_quadratic
 from lemmata.sketching.lp.bound import DualSums, NewtonSums
@@ -68,6 +68,7 @@ def fit_robust(
     engine: Engine,
     loss: Loss,
     *,
+    sketch: Float[Tensor, "m columns"] | None = None,
     sketch_rows: int | None = None,
     coreset_size: int | None = None,
     rtol: float | None = None,
@@ -78,6 +79,7 @@ def fit_robust(
     Args:
         engine: Runs the passes, over a dataset with one target.
         loss: The loss.
+        sketch: Of features and target, where there is one already; rows scaled by weights to the power 1/p.
         sketch_rows: Rows of the sketch; four a column by default.
         coreset_size: Rows of the coreset; 20,000, or 100 a column, by default.
         rtol: Gap to reach, relative to the cost, if ten rounds of two passes do; one round by default.
@@ -93,7 +95,9 @@ def fit_robust(
     (n, d), targets = dataset.shape, dataset.target_names
     if len(targets) != 1:
         raise ValueError(f"`target` ({len(targets)} columns): a loss of kind {loss} takes one at a time")
-    coreset, sketch = draw_coreset(engine, loss, size=coreset_size, sketch_rows=sketch_rows, seed=seed)
+    coreset, sketch = draw_coreset(
+        engine, loss, size=coreset_size, sketch=sketch, sketch_rows=sketch_rows, seed=seed
+    )
     x, y, weights = parts(coreset, d)
     if int((weights > 0).sum()) < d:
         raise ValueError(f"{len(coreset)} rows of positive weight do not determine {d} coefficients")
@@ -102,7 +106,7 @@ def fit_robust(
     rho, answer = _solve(loss, basis, y[:, 0], weights)
     start = preconditioner.solve(answer.x[:, None])
     residual = y[:, 0] - x @ start[:, 0]
-    levels = (0.0,)
+    levels: tuple[float, ...] = (0.0,)
     if isinstance(rho, PowerLoss) and rho.p < 2:
         scale = float((weights * residual.abs()).sum() / weights.sum()) or 1.0
         levels = (0.3 * scale, 0.03 * scale, 0.003 * scale)
@@ -121,7 +125,13 @@ def fit_robust(
 
 
 def draw_coreset(
-    engine: Engine, loss: Loss, *, size: int | None = None, sketch_rows: int | None = None, seed: int = 0
+    engine: Engine,
+    loss: Loss,
+    *,
+    size: int | None = None,
+    sketch: Float[Tensor, "m columns"] | None = None,
+    sketch_rows: int | None = None,
+    seed: int = 0,
 ) -> tuple[Coreset, Float[Tensor, "m columns"]]:
     """Draw the rows that matter for a loss: a sketch, then one pass for Huber's loss and two otherwise.
 
@@ -131,6 +141,7 @@ def draw_coreset(
         engine: Runs the passes.
         loss: The loss.
         size: Rows of the coreset; 20,000, or 100 a column, by default.
+        sketch: As in `fit_robust`.
         sketch_rows: Rows of the sketch; four a column by default.
         seed: Seed of sketch and samples.
 
@@ -146,8 +157,9 @@ def draw_coreset(
     if size < columns:
         raise ValueError(f"`size` (={size}) of the coreset must be at least {columns}, one a column")
     size, power = min(size, n), 2.0 if loss.p is None else loss.p
-    m = default_sketch_rows(columns) if sketch_rows is None else sketch_rows
-    sketch = engine.run(JointSketch(m, n, power, seed))["sketch"]
+    if sketch is None:
+        m = default_sketch_rows(columns) if sketch_rows is None else sketch_rows
+        sketch = engine.run(JointSketch(m, n, power, seed))["sketch"]
     if loss.p is None:
         squares, absolutes = LewisScores.from_sketch(sketch, 2.0), LewisScores.from_sketch(sketch, 1.0)
         # Leverages sum to d, their roots to at most sqrt(n d): both are brought to a sum of about one.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lemmata.apps.kit.files import read_json, write_atomically, write_json
-from lemmata.apps.regression_at_scale.passes import State
+from lemmata.apps.regression_at_scale.engine.passes import State
 
 __all__ = ["Checkpoint", "load_plain", "save_plain"]
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from lemmata.apps.kit.files import write_json
 from lemmata.apps.kit.plots import new_figure, save_figure
 from lemmata.apps.kit.tables import Table
-from lemmata.apps.regression_at_scale.checkpoint import load_plain, save_plain
-from lemmata.apps.regression_at_scale.dataset import Dataset
-from lemmata.apps.regression_at_scale.encoding import Encoder, Rows
-from lemmata.apps.regression_at_scale.engine import Engine
-from lemmata.apps.regression_at_scale.opening import encode, open_rows
-from lemmata.apps.regression_at_scale.passes import State
-from lemmata.apps.regression_at_scale.progress import open_progress
+from lemmata.apps.regression_at_scale.encoding.dataset import Dataset
+from lemmata.apps.regression_at_scale.encoding.encoder import Encoder, Rows
+from lemmata.apps.regression_at_scale.encoding.opening import encode, open_rows
+from lemmata.apps.regression_at_scale.engine.checkpoint import load_plain, save_plain
+from lemmata.apps.regression_at_scale.engine.engine import Engine
+from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.engine.progress import open_progress
 from lemmata.apps.regression_at_scale.run_folder import RunFolder
 from lemmata.apps.regression_at_scale.writing import check_free, open_writer
 from lemmata.sketching.lowrank import PCAResult, PCASums, pca_basis, pca_finish, pca_step

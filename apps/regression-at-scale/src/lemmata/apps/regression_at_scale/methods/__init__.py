@@ -1,0 +1,1 @@
+"""What is fitted, and by which passes: least squares and ridge, robust losses, samples."""
