@@ -21,7 +21,7 @@ from lemmata.sketching.sparse_rows import csr_rows
 
 __all__ = ["PreconditionedGram", "ResidualSums"]
 
-_ROWS = 2048  # rows worked on at once: block, product and factor stay in the cache
+_ENTRIES = 1 << 18  # numbers of a block worked on at once, which stay in the cache
 _PANEL = 64  # columns of a Gram matrix that are worth a product of their own
 
 
@@ -239,8 +239,9 @@ def _pieces(
     dtype: torch.dtype, block: Tensor, targets: Tensor, weights: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut a block into dense pieces of rows and targets, multiplied by the weights' roots."""
-    for start in range(0, block.shape[0], _ROWS):
-        stop = min(start + _ROWS, block.shape[0])
+    step = max(512, _ENTRIES // block.shape[1])
+    for start in range(0, block.shape[0], step):
+        stop = min(start + step, block.shape[0])
         strided = block.layout == torch.strided
         rows = (block[start:stop] if strided else csr_rows(block, start, stop).to_dense()).to(dtype)
         b = targets[start:stop].to(dtype)
@@ -251,9 +252,9 @@ def _pieces(
 
 
 def _add_gram(gram: Tensor, basis: Tensor) -> None:
-    """Add the product of a matrix with itself, on and above the diagonal: 5/8 of the work in four panels."""
+    """Add the product of a matrix with itself, on and above the diagonal: 9/16 of it in eight panels."""
     r = len(gram)
-    panel = max(_PANEL, -(-r // 4))
+    panel = max(_PANEL, -(-r // 8))
     for start in range(0, r, panel):
         left = basis[:, start : start + panel]
         gram[start : start + panel, start:].addmm_(left.T, basis[:, start:])
