@@ -366,7 +366,7 @@ def test_a_cluster_has_its_own_workers(cluster):
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x"])
 def test_no_scheduler_is_told_in_one_line(address: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lemmata.apps.regression_at_scale.scheduler.PATIENCE", 2.0)
+    monkeypatch.setattr("lemmata.apps.regression_at_scale.engine.scheduler.PATIENCE", 2.0)
     started = time.monotonic()
     with pytest.raises(OSError, match=f"`scheduler` .*{address[-5:]}") as caught, connect(address):
         pass

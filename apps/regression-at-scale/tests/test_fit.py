@@ -37,7 +37,7 @@ def columns(x, y, w=None):
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch):
     """Leave drawing, which takes most of a small fit's time, to the tests of the report."""
-    monkeypatch.setattr("lemmata.apps.regression_at_scale.report.to_html", lambda report, samples: "")
+    monkeypatch.setattr("lemmata.apps.regression_at_scale.report.report.to_html", lambda report, samples: "")
 
 
 def write(path: Path, held: dict, **options) -> str:

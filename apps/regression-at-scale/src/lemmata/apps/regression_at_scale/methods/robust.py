@@ -34,11 +34,17 @@ from lemmata.apps.regression_at_scale.methods.sampling import (
 )
 from lemmata.apps.regression_at_scale.model import Loss
 from lemmata.sketching.least_squares import Preconditioner
-from lemmata.sketching.lp import Coreset, LewisScores, lewis_quadratic
-from lemmata.sketching.lp.bound import DualSums, NewtonSums
-from lemmata.sketching.lp.huber import huber_regression
-from lemmata.sketching.lp.losses import HuberLoss, PowerLoss
-from lemmata.sketching.lp.regression import lp_regression
+from lemmata.sketching.lp import (
+    Coreset,
+    DualSums,
+    HuberLoss,
+    LewisScores,
+    NewtonSums,
+    PowerLoss,
+    huber_regression,
+    lewis_quadratic,
+    lp_regression,
+)
 
 __all__ = ["RobustFit", "draw_coreset", "fit_robust"]
 

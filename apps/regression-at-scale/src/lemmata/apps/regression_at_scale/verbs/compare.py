@@ -28,9 +28,7 @@ from lemmata.apps.regression_at_scale.methods.sampling import SamplePass, parts
 from lemmata.apps.regression_at_scale.model import Loss, RegressionModel
 from lemmata.apps.regression_at_scale.sources import open_table
 from lemmata.sketching.least_squares import lstsq
-from lemmata.sketching.lp.huber import huber_regression
-from lemmata.sketching.lp.losses import HuberLoss, PowerLoss
-from lemmata.sketching.lp.regression import lp_regression
+from lemmata.sketching.lp import HuberLoss, PowerLoss, huber_regression, lp_regression
 
 __all__ = ["compare"]
 
@@ -240,8 +238,9 @@ def _minimise(rho: PowerLoss | HuberLoss, half: Half) -> Tensor:
         return float((half.weights * rho.value(residual)).sum()), gradient
 
     options = {"maxiter": 1000, "maxfun": 2000}
-    answer = scipy.optimize.minimize(cost, np.zeros(a.shape[1]), jac=True, method="L-BFGS-B", options=options)
-    return torch.from_numpy(np.asarray(answer.x)) / scale
+    minimize: Any = scipy.optimize.minimize  # its stubs do not know a cost that brings its gradient
+    found: Floats = minimize(cost, np.zeros(a.shape[1]), jac=True, method="L-BFGS-B", options=options).x
+    return torch.from_numpy(found).div(scale)
 
 
 def _with_intercept(slopes: Any, intercept: float, place: Tensor) -> Tensor:
