@@ -109,7 +109,7 @@ def test_a_cluster_of_processes_gives_the_same_bytes_even_when_a_worker_dies(tmp
         assert model(tmp_path / "bereft") == model(tmp_path / "local")
     finally:
         os.killpg(cluster.pid, signal.SIGKILL)
-        cluster.wait()
+        cluster.communicate()  # closes its pipes
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path, run):

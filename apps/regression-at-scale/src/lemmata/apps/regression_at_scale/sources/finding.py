@@ -25,7 +25,7 @@ def find_parts(paths: Sequence[str | Path], forced: str | None = None) -> tuple[
         forced: Their format, where names do not tell.
 
     Returns:
-        The format, and the paths of the parts: in the order given, those of a pattern or folder by name.
+        The format, and the absolute paths of the parts: in the order given, those of a pattern or folder by name.
 
     Raises:
         FileNotFoundError: Where nothing is at a path.
@@ -45,7 +45,8 @@ def find_parts(paths: Sequence[str | Path], forced: str | None = None) -> tuple[
         if file.is_file() and not file.stat().st_size:
             raise ValueError(f"{file}: is empty (0 bytes)")
     _check_once(files)
-    return first, [str(file) for file in files]
+    # Workers may run in another folder.
+    return first, [str(file.absolute()) for file in files]
 
 
 def _expand(path: str, forced: str | None) -> list[Path]:
