@@ -199,3 +199,10 @@ def test_bad_input():
         recipe.coreset()
     with pytest.raises(ValueError, match="`state`"):
         PrioritySample.from_state_dict({"size": 2})
+
+
+def test_a_function_gives_what_kept_rows_carry() -> None:
+    scores, rows = torch.rand(50, dtype=torch.float64), torch.randn(50, 3, dtype=torch.float64)
+    carried = PrioritySample(7, seed=2).partial(scores, 10, rows)
+    fetched = PrioritySample(7, seed=2).partial(scores, 10, lambda places: rows[places])
+    assert torch.equal(carried.payload, fetched.payload)

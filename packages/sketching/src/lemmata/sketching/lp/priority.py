@@ -12,7 +12,7 @@ References:
 Axis letters: n rows of a block, s rows held (at most size + 1), k columns carried along.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,14 +90,17 @@ class PrioritySample:
         if self.size < 1:
             raise ValueError(f"`size` (={self.size}) must be at least 1")
 
-    def partial(self, scores: Tensor, row_offset: int, payload: Tensor | None = None) -> "PrioritySample":
+    def partial(
+        self, scores: Tensor, row_offset: int, payload: Tensor | Callable[[Tensor], Tensor] | None = None
+    ) -> "PrioritySample":
         """Return the sample of one block, by this one's recipe; rows that this one holds are not in it.
 
         Args:
             scores: Importance of the block's rows, not negative, finite, shape (n,). Rows of score 0 are
                 never kept. Only ratios matter, so the scores of all blocks must be on one scale.
             row_offset: Index of the block's first row among all rows.
-            payload: What to carry along with kept rows, shape (n, k).
+            payload: What to carry along with kept rows, shape (n, k); or a function from the positions of
+                kept rows in the block, (s,), to what is theirs, (s, k), which spares the others a copy.
 
         Raises:
             ValueError: Where scores are negative or not finite, the offset is negative, or the payload's
@@ -107,7 +110,7 @@ class PrioritySample:
         n = scores.numel()
         if row_offset < 0:
             raise ValueError(f"`row_offset` (={row_offset}) must not be negative")
-        if payload is not None and (payload.ndim != 2 or len(payload) != n):
+        if isinstance(payload, Tensor) and (payload.ndim != 2 or len(payload) != n):
             raise ValueError(
                 f"`payload` must have shape ({n}, k) like the scores, got {tuple(payload.shape)}"
             )
@@ -117,7 +120,9 @@ class PrioritySample:
         priorities = counter.uniforms(self.seed, local + row_offset)[0] / positive
         order = torch.argsort(priorities, stable=True)[: self.size + 1]
         local = local[order]
-        kept_payload = None if payload is None else payload.detach()[local]
+        kept_payload = None
+        if payload is not None:
+            kept_payload = (payload[local] if isinstance(payload, Tensor) else payload(local)).detach()
         held = HeldRows(local + row_offset, priorities[order], positive[order], kept_payload)
         return replace(self, rows=n, held=held)
 

@@ -194,11 +194,15 @@ def _threads(count: int) -> Iterator[_Threads]:
 
 
 def _give_memory_back() -> None:
-    """Have the C library give chunks back to the system when they are freed.
+    """Have the C library give chunks back to the system when they are freed, and Arrow use that library.
 
-    glibc keeps blocks of up to 32 MB for later once one of that size was freed, a heap for each thread;
-    measured on chunks of 32 MB, two workers: 886 instead of 1018 MB. Other C libraries have no such option.
+    glibc keeps blocks of up to 32 MB for later once one of that size was freed, a heap for each thread, and
+    so does Arrow's own allocator: measured on chunks of 32 MB, two workers, it is a tenth of the process.
+    Other C libraries have no such option.
     """
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
     library = ctypes.CDLL(None) if os.name == "posix" else None
     if library is not None and hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version"):
         library.mallopt(_MMAP_THRESHOLD, 4 << 20)

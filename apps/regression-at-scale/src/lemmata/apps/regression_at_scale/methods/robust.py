@@ -30,6 +30,7 @@ from lemmata.apps.regression_at_scale.methods.sampling import (
     JointSketch,
     RowScores,
     SamplePass,
+    in_blocks,
     parts,
 )
 from lemmata.apps.regression_at_scale.model import Loss
@@ -259,6 +260,9 @@ class NewtonPass:
 
     def partial(self, rows: Rows) -> State:
         """Return a chunk's sums."""
+        return in_blocks(rows, self._block, self.add)
+
+    def _block(self, rows: Rows) -> State:
         basis, residual, weights = self.place(rows)
         return NewtonSums.partial(self.loss, basis, residual, weights, levels=self.levels).state_dict()
 
@@ -277,6 +281,9 @@ class DualPass:
 
     def partial(self, rows: Rows) -> State:
         """Return a chunk's sums."""
+        return in_blocks(rows, self._block, self.add)
+
+    def _block(self, rows: Rows) -> State:
         return DualSums.partial(self.newton, *self.at.place(rows)).state_dict()
 
     def add(self, first: State, second: State) -> State:

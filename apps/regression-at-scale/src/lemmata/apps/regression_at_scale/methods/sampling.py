@@ -3,6 +3,7 @@
 Axis letters: d features, c targets, s rows of a sample.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,31 @@ from torch import Tensor
 
 from lemmata.apps.regression_at_scale.encoding.encoder import Rows
 from lemmata.apps.regression_at_scale.engine.passes import State
-from lemmata.apps.regression_at_scale.methods.least_squares import SketchPass
+from lemmata.apps.regression_at_scale.methods.least_squares import BLOCK, SketchPass
 from lemmata.sketching.lp import Coreset, LewisScores, PrioritySample
 
-__all__ = ["JointSketch", "RowScores", "SamplePass", "joined", "parts"]
+__all__ = ["JointSketch", "RowScores", "SamplePass", "in_blocks", "joined", "parts"]
+
+
+def in_blocks(rows: Rows, partial: Callable[[Rows], State], add: Callable[[State, State], State]) -> State:
+    """Fold what blocks of a chunk contribute: what is computed of them stays in cache and small.
+
+    Args:
+        rows: The chunk's rows.
+        partial: What a block contributes.
+        add: How two states add up.
+
+    Returns:
+        The chunk's state.
+    """
+    total: State | None = None
+    for start in range(0, max(len(rows.x), 1), BLOCK):
+        part = slice(start, start + BLOCK)
+        weights = None if rows.weights is None else rows.weights[part]
+        state = partial(Rows(rows.offset + start, rows.x[part], rows.y[part], weights))
+        total = state if total is None else add(total, state)
+    assert total is not None  # noqa: S101  # there is at least one block
+    return total
 
 
 def joined(rows: Rows) -> Tensor:
@@ -41,6 +63,9 @@ class JointSketch:
 
     def partial(self, rows: Rows) -> State:
         """Return a chunk's part of the sketch."""
+        return in_blocks(rows, self._block, self.add)
+
+    def _block(self, rows: Rows) -> State:
         block = joined(rows)
         if rows.weights is not None:
             block = block * rows.weights[:, None] ** (1 / self.p)
@@ -92,11 +117,20 @@ class SamplePass:
 
     def partial(self, rows: Rows) -> State:
         """Return the sample of a chunk."""
-        block = joined(rows)
-        weights = torch.ones(len(block), dtype=torch.float64) if rows.weights is None else rows.weights
-        scores = torch.ones_like(weights) if self.scores is None else self.scores(block, rows.weights)
-        payload = torch.cat((block, weights[:, None]), 1)
-        return PrioritySample(self.size, self.seed).partial(scores, rows.offset, payload).state_dict()
+        weights = torch.ones(len(rows.x), dtype=torch.float64) if rows.weights is None else rows.weights
+        scores = in_blocks(rows, self._scores, _follow)["scores"]
+
+        def kept(places: Tensor) -> Tensor:
+            return torch.cat((rows.x[places].double(), rows.y[places], weights[places, None]), 1)
+
+        return PrioritySample(self.size, self.seed).partial(scores, rows.offset, kept).state_dict()
+
+    def _scores(self, rows: Rows) -> State:
+        """Return the scores of a block."""
+        if self.scores is not None:
+            return {"scores": self.scores(joined(rows), rows.weights)}
+        ones = torch.ones(len(rows.x), dtype=torch.float64)
+        return {"scores": ones if rows.weights is None else (rows.weights > 0).double()}
 
     def add(self, first: State, second: State) -> State:
         """Merge two samples."""
@@ -105,6 +139,11 @@ class SamplePass:
     def coreset(self, state: State) -> Coreset:
         """Return the sample: its `rows` hold features, targets and, last, the rows' own weights."""
         return PrioritySample.from_state_dict(state).coreset()
+
+
+def _follow(first: State, second: State) -> State:
+    """Put the scores of one block behind those of another."""
+    return {"scores": torch.cat((first["scores"], second["scores"]))}
 
 
 def parts(coreset: Coreset, features: int) -> tuple[Tensor, Tensor, Tensor]:

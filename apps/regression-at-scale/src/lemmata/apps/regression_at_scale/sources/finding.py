@@ -25,7 +25,7 @@ def find_parts(paths: Sequence[str | Path], forced: str | None = None) -> tuple[
         forced: Their format, where names do not tell.
 
     Returns:
-        The format, and the absolute paths of the parts: in the order given, those of a pattern or folder by name.
+        Format, and absolute paths of the parts: in the order given, those of a pattern or folder by name.
 
     Raises:
         FileNotFoundError: Where nothing is at a path.
