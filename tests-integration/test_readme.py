@@ -12,6 +12,7 @@ SMALLER = {
     "uv run interatomic demo": "uv run interatomic demo --frames 20 --epochs 2 --picoseconds 0.02",
     "uv run language-model demo": "uv run language-model demo --steps 6 --width 16 --depth 1",
     "uv run pde-surrogate demo": "uv run pde-surrogate demo --preset small",
+    "uv run regression-at-scale demo": "uv run regression-at-scale demo --gigabytes 0.05 --columns 12",
 }
 
 
