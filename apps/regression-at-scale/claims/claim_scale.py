@@ -15,6 +15,7 @@ from sklearn.linear_model import QuantileRegressor, SGDRegressor
 from sklearn.preprocessing import StandardScaler
 
 from lemmata.apps.regression_at_scale import RegressionModel, fit, generate
+from lemmata.sketching import lp_regression
 
 LIBRARY = (
     "lemmata.apps.regression_at_scale; no paper: sketch-and-precondition (Rokhlin and Tygert 2008) at scale"
@@ -23,9 +24,10 @@ CORESETS = "Sharper bounds for l_p sensitivity sampling"
 
 # Each side runs in a process of its own, which tells its peak memory after imports and at the end, in MB.
 MEASURED = """
-import json, resource, sys, time
+import json, sys, time
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(lines["VmHWM"].split()[0]) / 1024
 {imports}
 before, started = peak(), time.perf_counter()
 {work}
@@ -37,8 +39,9 @@ OURS = MEASURED.format(
     work="fit([sys.argv[1]], target='y', out=sys.argv[2], workers=2, quiet=True)",
 )
 THEIRS = MEASURED.format(
-    imports="import numpy as np, pyarrow.parquet as pq\nfrom sklearn.linear_model import LinearRegression",
-    work="table = pq.read_table(sys.argv[1])\n"
+    imports="import pathlib, numpy as np, pyarrow.parquet as pq\n"
+    "from sklearn.linear_model import LinearRegression",
+    work="table = pq.read_table(sorted(pathlib.Path(sys.argv[1]).glob('*.parquet')))\n"
     "names = [name for name in table.column_names if name != 'y']\n"
     "x = np.column_stack([table[name].to_numpy() for name in names])\n"
     "LinearRegression().fit(x, table['y'].to_numpy())",
@@ -54,7 +57,7 @@ def measured(program: str, *arguments: Path) -> dict[str, float]:
 
 def read(table: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return features with a column of ones, and the target, as float64."""
-    columns = pq.read_table(table)
+    columns = pq.read_table(sorted(table.glob("*.parquet")))
     names = [name for name in columns.column_names if name != "y"]
     x = np.column_stack([columns[name].to_numpy() for name in names] + [np.ones(columns.num_rows)])
     return x.astype(np.float64), columns["y"].to_numpy().astype(np.float64)
@@ -213,7 +216,7 @@ def claim_ill_conditioned_columns_are_solved_where_gradients_and_normal_equation
 
 def claim_least_absolute_residuals_need_two_rows_in_a_hundred(claim, tmp_path) -> None:
     """Fit by a coreset of 2 % of the rows beside scikit-learn's linear program on all of them."""
-    excess, certified, ratios = [], [], []
+    excess, certified, seconds, theirs, agreement = [], [], [], 0.0, 0.0
     for seed in range(3):
         table = generate(
             tmp_path / f"table-{seed}",
@@ -225,10 +228,13 @@ def claim_least_absolute_residuals_need_two_rows_in_a_hundred(claim, tmp_path) -
             seed=seed,
         )
         x, y = read(table)
-        started = time.perf_counter()
-        peer = QuantileRegressor(quantile=0.5, alpha=0.0, fit_intercept=False, solver="highs").fit(x, y)
-        theirs = time.perf_counter() - started
-        least = np.abs(y - x @ peer.coef_).sum()
+        optimum = lp_regression(torch.from_numpy(x), torch.from_numpy(y), 1.0)
+        least = float(optimum.cost)
+        if seed == 0:  # it takes more than a minute
+            started = time.perf_counter()
+            peer = QuantileRegressor(quantile=0.5, alpha=0.0, fit_intercept=False, solver="highs").fit(x, y)
+            theirs = time.perf_counter() - started
+            agreement = np.abs(y - x @ peer.coef_).sum() / least - 1
         started = time.perf_counter()
         run = fit(
             [str(table)],
@@ -240,7 +246,7 @@ def claim_least_absolute_residuals_need_two_rows_in_a_hundred(claim, tmp_path) -
             workers=1,
             quiet=True,
         )
-        ratios.append(theirs / (time.perf_counter() - started))
+        seconds.append(time.perf_counter() - started)
         model = RegressionModel.load(run)
         cost = float((torch.from_numpy(y) - torch.from_numpy(x) @ model.coefficients[:, 0]).abs().sum())
         certificate = json.loads((run / "certificate.json").read_text())
@@ -263,14 +269,15 @@ def claim_least_absolute_residuals_need_two_rows_in_a_hundred(claim, tmp_path) -
                 at_most=1.02,
             ),
             claim.bar(
-                "time of scikit-learn / ours, median",
+                "time of scikit-learn / ours, median of three",
                 ours=1.0,
-                baseline=float(np.median(ratios)),
-                value=float(np.median(ratios)),
+                baseline=theirs / float(np.median(seconds)),
+                value=theirs / float(np.median(seconds)),
                 at_least=5.0,
             ),
         ],
         seeds=[0, 1, 2],
         notes="After the one Newton step that the certifying passes take, the cost is at most "
-        f"{max(certified) - 1:.1e} above the least, relatively.",
+        f"{max(certified) - 1:.1e} above the least, relatively. The least cost is that of `lp_regression` on all "
+        f"rows, certified by its duality gap; scikit-learn's, at the first seed, is {agreement:.1e} above it.",
     )

@@ -97,7 +97,13 @@ def solve_least_squares(
         curve = cross_validate(basis, sums, penalty, variance, one_standard_error=one_standard_error)
     chosen = curve.ridge if curve else float(ridge)
     path = ridge_path(basis, sums.gram, sums.cross(), penalty)
-    return _solution(path, chosen, sums, curve)
+    found = _solution(path, chosen, sums, curve)
+    if chosen or basis.rank < len(penalty):
+        return found
+    # Of what is added to the sketched coefficients a rounding matters little: it is small.
+    lower = sums.whole().cholesky(basis)
+    correction = basis.solve(torch.cholesky_solve(sums.crosses.sum(0), lower))
+    return replace(found, coefficients=sketched.start + correction)
 
 
 def certificate_of(
