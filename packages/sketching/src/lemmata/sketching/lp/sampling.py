@@ -6,7 +6,7 @@ kept row counts $1/q_i$ times, $\sum_{i \in S} |r_i|^p / q_i$ being an unbiased 
 the same is said by scaling the *row* by $q_i^{-1/p}$. `Coreset.weights` are the loss weights $1/q_i$,
 `Coreset.scale(p)` are the row scales.
 
-Which scores: for $p < 2$ and heavy rows leverage scores are worse than none, take Lewis weights or, cheaper,
+Which scores: for $p < 2$ and heavy rows leverage scores promise little, take Lewis weights or, cheaper,
 root leverage. For a regression it is the rows of $[A\ b]$ that are to be scored: scores of $A$ alone do not
 see an outlier of $b$.
 
