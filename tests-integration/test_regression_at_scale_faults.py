@@ -119,7 +119,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path, run):
         run("regression-at-scale", "generate", out, "--rows", rows, "--columns", 40, "--dtype", "float64")
         program = (
             "from lemmata.apps.regression_at_scale import fit\n"
-            "from lemmata.apps.regression_at_scale.verbs.demo import peak_memory\n"
+            "from lemmata.apps.regression_at_scale.engine.memory import peak_memory\n"
             f"fit([{str(out)!r}], target='y', out={str(out) + '-run'!r}, workers=1, chunk_rows=16384,"
             " quiet=True)\n"
             "print(peak_memory())\n"

@@ -1,13 +1,17 @@
 """What a fit would do, and how much memory it would take, without reading a row."""
 
+import math
 from dataclasses import dataclass
+
+from lemmata.apps.regression_at_scale.engine.memory import held_memory
 
 __all__ = ["Plan"]
 
 _FLOAT = 8
 # Arrow's columns, the design matrix, and a block's copies on the way through sketch and triangular solve.
 _COPIES_OF_A_CHUNK = 2.5
-_PROCESS = 350e6  # Python with PyTorch, Arrow and Dask imported, measured
+_PROCESS = 350e6  # a process with its libraries, where the platform does not tell
+_LATER = 150e6  # what libraries take when they are first used
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class Plan:
         chunk = min(self.chunk_rows, self.rows) * (self.columns + wide) * _FLOAT * _COPIES_OF_A_CHUNK / 2
         state = _FLOAT * max(self.sketch_rows * wide, self.folds * d * wide)
         # A worker's own state and that of its chunk, as many waiting to be folded, and the fold.
-        return _PROCESS + self.workers * (chunk + 4 * state) + 2 * state
+        held = held_memory() * 1e6
+        process = (_PROCESS if math.isnan(held) else held) + _LATER
+        return process + self.workers * (chunk + 4 * state) + 2 * state
 
     def text(self) -> str:
         """Return the plan for reading.

@@ -1,6 +1,5 @@
 """Make a table larger than the memory it will be fitted in, fit it twice, and check the answers."""
 
-import math
 import shutil
 import sys
 import time
@@ -12,12 +11,13 @@ import torch
 from lemmata.apps.kit.files import new_output, read_json
 from lemmata.apps.kit.plots import new_figure, save_figure
 from lemmata.apps.kit.tables import Table
+from lemmata.apps.regression_at_scale.engine.memory import peak_memory
 from lemmata.apps.regression_at_scale.model import RegressionModel
 from lemmata.apps.regression_at_scale.verbs.compare import compare
 from lemmata.apps.regression_at_scale.verbs.fit import fit
 from lemmata.apps.regression_at_scale.verbs.generate import generate
 
-__all__ = ["demo", "peak_memory"]
+__all__ = ["demo"]
 
 _WIDTH = 8  # bytes of a number
 _RTOL = 1e-3  # gap that the robust fit is to certify
@@ -97,20 +97,6 @@ def demo(
     if not keep_data:
         shutil.rmtree(data)
     return out
-
-
-def peak_memory() -> float:
-    """Return the most memory this process has held so far, in MB; nan where the platform does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():  # what `getrusage` says on Linux begins with the memory of the parent
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) / 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return math.nan
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1024)
 
 
 def _check_room(folder: Path, size: float) -> None:
