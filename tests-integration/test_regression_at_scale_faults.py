@@ -114,7 +114,7 @@ def test_a_cluster_of_processes_gives_the_same_bytes_even_when_a_worker_dies(tmp
 
 def test_memory_does_not_grow_with_the_table(tmp_path, run):
     peaks = []
-    for rows in (100_000, 800_000):
+    for rows in (400_000, 1_200_000):
         out = tmp_path / str(rows)
         run("regression-at-scale", "generate", out, "--rows", rows, "--columns", 40, "--dtype", "float64")
         program = (
@@ -126,5 +126,5 @@ def test_memory_does_not_grow_with_the_table(tmp_path, run):
         )
         told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         peaks.append(float(told.stdout))
-    # The larger table is 262 MB.
-    assert peaks[1] < peaks[0] + 40
+    # Both tables are many chunks; the larger one is 262 MB larger.
+    assert peaks[1] < peaks[0] + 40, peaks
