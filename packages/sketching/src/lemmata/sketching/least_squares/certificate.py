@@ -59,8 +59,8 @@ class LstsqResult:
 
     Args:
         x: Coefficients, shape (d,) or (d, c). Gradients flow through them.
-        residual_norm: $\lVert A x - b \rVert_2$, weighted if weights were given, shape () or (c,). With a
-            penalty, or at deficient rank, two passes know it to about $10^{-8} \lVert b \rVert$.
+        residual_norm: $\lVert A x - b \rVert_2$, weighted if weights were given, shape () or (c,). Two-pass
+            methods know it to about $10^{-8} \lVert b \rVert$, a pass with the solution fully.
         certificate: What was checked.
     """
 

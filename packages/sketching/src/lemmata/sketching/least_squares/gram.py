@@ -84,12 +84,6 @@ class PreconditionedGram:
             self.rows + other.rows,
         )
 
-    def shifted(self, z: Float[Tensor, "r c"]) -> "PreconditionedGram":
-        r"""Return the sums for the targets $b + B z$, where these are for $b$."""
-        moved = self.gram @ z
-        target = self.target + (z * (2 * self.cross + moved)).sum(0)
-        return PreconditionedGram(self.gram, self.cross + moved, target, self.rows)
-
     def solve(self, preconditioner: Preconditioner, ridge: float = 0.0) -> Float[Tensor, "d c"]:
         r"""Return the minimiser of $\lVert A x - b \rVert^2 + \rho \lVert x \rVert^2$.
 

@@ -75,22 +75,13 @@ def solve_directly(
     if problem.matrix_free:
         raise ValueError("`method` (='cqrrt') reads rows; an operator needs 'lsqr' or 'fossils'")
     _check_passes("cqrrt", max_passes, 3 if check else 2)
-    y, yb = problem.sketch(sketch, targets=not ridge)
+    y, _ = problem.sketch(sketch, targets=False)
     preconditioner = Preconditioner.from_sketch(y, n=problem.shape[0], rcond=rcond, ridge=ridge)
-    if ridge or preconditioner.rank < problem.shape[1]:
-        gram = pass_gram(problem, preconditioner)
-        x = gram.solve(preconditioner, ridge).to(problem.dtype)
-        squares = residual_squares(preconditioner, gram, x)
-    else:
-        start = preconditioner.solve(preconditioner.right(y).T @ yb)
-        left = pass_gram(problem, preconditioner, start)
-        # A rounding of the correction matters little, for it is small beside the sketched solution.
-        x = (start + left.solve(preconditioner)).to(problem.dtype)
-        squares = residual_squares(preconditioner, left, x.to(start.dtype) - start)
-        gram = left.shifted(preconditioner.forward() @ start)
+    gram = pass_gram(problem, preconditioner)
+    x = gram.solve(preconditioner, ridge).to(problem.dtype)
     sums = pass_residual(problem, preconditioner, x) if check else None
     certificate = certify(preconditioner, gram, sums, x, ridge=ridge, passes=problem.passes)
-    squares = squares if sums is None else sums.residual_squares
+    squares = residual_squares(preconditioner, gram, x) if sums is None else sums.residual_squares
     return Solution(x, squares, certificate, preconditioner, lambda: gram.cholesky(preconditioner, ridge))
 
 
@@ -198,28 +189,15 @@ def check_sketched(problem: Problem, solution: Solution, ridge: float) -> Soluti
     return replace(solution, squares=squares, certificate=certificate)
 
 
-def pass_gram(
-    problem: Problem, preconditioner: Preconditioner, start: Tensor | None = None
-) -> PreconditionedGram:
-    """Make the second pass, with the residuals of `start` in place of the targets where it is given."""
-    parts = (
-        PreconditionedGram.partial(
-            preconditioner, block, b if start is None else residual_of(block, b, start)
-        )
-        for _, block, b in problem.blocks()
-    )
+def pass_gram(problem: Problem, preconditioner: Preconditioner) -> PreconditionedGram:
+    """Make the second pass."""
+    parts = (PreconditionedGram.partial(preconditioner, block, b) for _, block, b in problem.blocks())
     total = next(parts)
     for part in parts:
         total += part
     if not bool(total.target.isfinite().all() and total.cross.isfinite().all()):
         problem.name_bad_row()
     return total
-
-
-def residual_of(block: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """Return what coefficients leave of the targets, in float64."""
-    product: Tensor = block.to(x.dtype) @ x
-    return b.to(x.dtype) - product
 
 
 def pass_residual(problem: Problem, preconditioner: Preconditioner, x: Tensor) -> ResidualSums:
