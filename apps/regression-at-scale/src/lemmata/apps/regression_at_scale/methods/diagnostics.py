@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lemmata.apps.regression_at_scale.encoding.encoder import Rows
 from lemmata.apps.regression_at_scale.engine.passes import State
-from lemmata.apps.regression_at_scale.methods.least_squares import BLOCK
+from lemmata.apps.regression_at_scale.methods.blocks import in_blocks
 from lemmata.sketching.least_squares import Preconditioner
 from lemmata.sketching.lp import PrioritySample
 
@@ -71,25 +71,16 @@ class DiagnosticsPass:
             Sums over the rows: `squares` and `absolute` residuals (c,), `projected` $B^\top r$ (r, c), `bins`
             (c, bins), `leverage`, `weight`, `count`; `low` and `high` residuals (c,); `by_leverage` and
             `by_residual`: for the t rows largest in it, `rank` (t,), `row` (t,) and `facts` (t, 1 + 2 c),
-                its leverage, fitted values and
-            residuals; `sample`, a `PrioritySample` of the same facts.
+            its leverage, fitted values and residuals; `sample`, a `PrioritySample` of the same facts.
         """
         # The matrix is well conditioned, so its inverse is as good as substitution and several times faster.
         identity = torch.eye(len(self.lower), dtype=torch.float64)
         inverse = torch.linalg.solve_triangular(self.lower, identity, upper=False)
-        total: State | None = None
-        for start in range(0, max(len(rows.x), 1), BLOCK):
-            weights = None if rows.weights is None else rows.weights[start : start + BLOCK]
-            state = self._block(
-                rows.offset + start,
-                rows.x[start : start + BLOCK].double(),
-                rows.y[start : start + BLOCK],
-                weights,
-                inverse,
-            )
-            total = state if total is None else self.add(total, state)
-        assert total is not None  # noqa: S101  # there is at least one block
-        return total
+
+        def of_block(block: Rows) -> State:
+            return self._block(block.offset, block.x.double(), block.y, block.weights, inverse)
+
+        return in_blocks(rows, of_block, self.add)
 
     def add(self, first: State, second: State) -> State:
         """Merge what two sets of rows leave.

@@ -18,14 +18,12 @@ from torch import Tensor
 
 from lemmata.apps.regression_at_scale.encoding.encoder import Rows
 from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.methods.blocks import in_blocks
 from lemmata.sketching.least_squares import PreconditionedGram, Preconditioner
 from lemmata.sketching.operators import RowSampling, SketchOperator, SparseSign
 from lemmata.sketching.operators.counter import words
 
 __all__ = ["GramPass", "GramSums", "SketchPass", "Sketched", "default_sketch_rows"]
-
-BLOCK = 4096
-"""Rows worked on at once within a chunk."""
 
 _FOLD_STREAM = 11  # of the counter's families of random words, the one that deals rows to folds
 _STATISTICS = ("count", "weight", "mean", "squares", "low", "high")
@@ -77,16 +75,14 @@ class SketchPass:
             from it), `low`, `high`; `weight`, their sum, and `count`, the rows of positive weight.
         """
         operator = self.operator()
-        total: State | None = None
-        for start in range(0, max(len(rows.x), 1), BLOCK):
-            block = torch.cat((rows.x[start : start + BLOCK].double(), rows.y[start : start + BLOCK]), 1)
-            weights = None if rows.weights is None else rows.weights[start : start + BLOCK]
-            state = _moments(block, weights)
-            scaled = block if weights is None else block * weights.sqrt()[:, None]
-            state["sketch"] = operator.partial(scaled, rows.offset + start)
-            total = state if total is None else self.add(total, state)
-        assert total is not None  # noqa: S101  # there is at least one block
-        return total
+
+        def of_block(block: Rows) -> State:
+            joined = torch.cat((block.x.double(), block.y), 1)
+            state = _moments(joined, block.weights)
+            scaled = joined if block.weights is None else joined * block.weights.sqrt()[:, None]
+            return {**state, "sketch": operator.partial(scaled, block.offset)}
+
+        return in_blocks(rows, of_block, self.add)
 
     def add(self, first: State, second: State) -> State:
         """Merge the states of two sets of rows.

@@ -25,12 +25,12 @@ from torch import Tensor
 from lemmata.apps.regression_at_scale.encoding.encoder import Rows
 from lemmata.apps.regression_at_scale.engine.engine import Engine
 from lemmata.apps.regression_at_scale.engine.passes import State
+from lemmata.apps.regression_at_scale.methods.blocks import in_blocks
 from lemmata.apps.regression_at_scale.methods.least_squares import default_sketch_rows
 from lemmata.apps.regression_at_scale.methods.sampling import (
     JointSketch,
     RowScores,
     SamplePass,
-    in_blocks,
     parts,
 )
 from lemmata.apps.regression_at_scale.model import Loss

@@ -3,7 +3,6 @@
 Axis letters: d features, c targets, s rows of a sample.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,31 +11,11 @@ from torch import Tensor
 
 from lemmata.apps.regression_at_scale.encoding.encoder import Rows
 from lemmata.apps.regression_at_scale.engine.passes import State
-from lemmata.apps.regression_at_scale.methods.least_squares import BLOCK, SketchPass
+from lemmata.apps.regression_at_scale.methods.blocks import in_blocks
+from lemmata.apps.regression_at_scale.methods.least_squares import SketchPass
 from lemmata.sketching.lp import Coreset, LewisScores, PrioritySample
 
-__all__ = ["JointSketch", "RowScores", "SamplePass", "in_blocks", "joined", "parts"]
-
-
-def in_blocks(rows: Rows, partial: Callable[[Rows], State], add: Callable[[State, State], State]) -> State:
-    """Fold what blocks of a chunk contribute: what is computed of them stays in cache and small.
-
-    Args:
-        rows: The chunk's rows.
-        partial: What a block contributes.
-        add: How two states add up.
-
-    Returns:
-        The chunk's state.
-    """
-    total: State | None = None
-    for start in range(0, max(len(rows.x), 1), BLOCK):
-        part = slice(start, start + BLOCK)
-        weights = None if rows.weights is None else rows.weights[part]
-        state = partial(Rows(rows.offset + start, rows.x[part], rows.y[part], weights))
-        total = state if total is None else add(total, state)
-    assert total is not None  # noqa: S101  # there is at least one block
-    return total
+__all__ = ["JointSketch", "RowScores", "SamplePass", "joined", "parts"]
 
 
 def joined(rows: Rows) -> Tensor:
