@@ -1,6 +1,5 @@
 """What a fit is, from its arguments to what it found: the passes in their order, for each kind of loss."""
 
-import bisect
 import importlib.metadata
 from dataclasses import dataclass, replace
 from typing import Any
@@ -291,7 +290,7 @@ class Job:
             },
             notes=_notes_on_data(model, sketched, state),
             passes=engine.records,
-            locate=lambda row: _locate(table, row),
+            locate=table.locate,
             sketched=sketched,
             task=task,
             state=state,
@@ -343,12 +342,6 @@ def _notes_on_solution(solution: Solution, *, certain: bool) -> list[str]:
     if solution.ridge:
         notes.append("standard errors are those of a fixed penalty, and do not count its bias")
     return notes
-
-
-def _locate(table: Table, row: int) -> str:
-    """Tell a person where a row lies."""
-    chunk = table.chunks[bisect.bisect_right(table.chunks, row, key=lambda chunk: chunk.offset) - 1]
-    return table.parts[chunk.where.part].locate(chunk.where, row - chunk.offset)
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Tables larger than memory: files of one format, opened by their footers and read chunk by chunk."""
 
+import bisect
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,11 @@ class Table:
             The chunk's rows.
         """
         return next(self.stream([chunk], columns))
+
+    def locate(self, row: int) -> str:
+        """Tell a person where a row of the table lies: file, row group or line, row in the file."""
+        chunk = self.chunks[bisect.bisect_right(self.chunks, row, key=lambda chunk: chunk.offset) - 1]
+        return self.parts[chunk.where.part].locate(chunk.where, row - chunk.offset)
 
     def stream(self, chunks: Sequence[Chunk], columns: Sequence[str] | None = None) -> Iterator[Block]:
         """Read chunks one after another; cheaper than one by one where they lie in one row group.

@@ -185,15 +185,7 @@ def _show(findings: dict[str, Any], dataset: Dataset) -> None:
     if inflation:
         Table(["feature", "variance inflation"], inflation, "said by the others").print()
     high = [
-        [entry["row"], entry["leverage"], _place(dataset, entry["row"])]
+        [entry["row"], entry["leverage"], dataset.table.locate(entry["row"])]
         for entry in findings["rows_of_high_leverage"]
     ]
     Table(["row", "leverage", "where"], high, "rows of high leverage").print()
-
-
-def _place(dataset: Dataset, row: int) -> str:
-    """Tell where a row of the table lies."""
-    for chunk in dataset.chunks:
-        if chunk.offset <= row < chunk.offset + chunk.rows:
-            return dataset.table.parts[chunk.where.part].locate(chunk.where, row - chunk.offset)
-    raise ValueError(f"the table has no row {row}")
