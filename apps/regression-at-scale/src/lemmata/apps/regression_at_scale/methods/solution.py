@@ -113,7 +113,7 @@ def certificate_of(
 
     The objective's gradient in preconditioned coordinates, $g = B^\top r - \lambda R^{-\top} P x$, bounds
     $\lVert A (x - x^\star) \rVert \le \lVert g \rVert / \sigma_{\min}(B)$. The bound is stated relative to
-    the target's deviations from its mean where there is an intercept, else to the target.
+    the target's deviations from its mean.
 
     Args:
         engine: Counted the passes.
